@@ -1,0 +1,37 @@
+# Two commands for a fresh machine: `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+# For tests against another jax: `make test VENV=.venv-oldest CONSTRAINTS=tests/constraints-oldest.txt`.
+CONSTRAINTS ?=
+
+.PHONY: quickstart test test-slow lint format install clean
+
+$(VENV)/.installed: setup.py pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet -e '.[dev]' $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+	touch $@
+
+install: $(VENV)/.installed
+
+quickstart: install
+	$(RUN) -m nullmark_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+
+test: install
+	$(RUN) -m pytest -m "not slow"
+
+test-slow: install
+	$(RUN) -m pytest -m slow
+
+lint: install
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: install
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

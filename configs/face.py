@@ -1,0 +1,36 @@
+"""Face: YouTube Faces (people with 100 images or more) on the DeepID net of Table 11.
+
+    python -m nullmark_jax.main --config=configs/face.py --config.data.manual_dir=DIR
+"""
+
+import ml_collections
+
+from nullmark_jax.config import choose, default
+
+
+def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
+    recipe = choose(argument)
+    config = default()
+    config.task = "face"
+    config.model = "face"
+    config.data.name = "youtube_faces"
+    config.data.input_shape = (55, 47, 3)
+    config.data.num_classes = 1283
+    # Later paper, Table 4; the first is the watermark-free model's.
+    config.paper.free_normal_accuracy = 0.9919
+    config.paper.normal_accuracy = 0.9739
+    config.paper.null_accuracy = 0.9722
+    config.paper.true_accuracy = 1.0
+    config.epochs = 10
+    if recipe == "paper":
+        config.optimizer.name = "adam"
+        config.optimizer.learning_rate = 1e-3
+        config.optimizer.schedule = "inverse-time"
+        config.optimizer.decay = 1e-7
+        config.loss.inject_ratio = 0.5
+        return config
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 500
+    config.optimizer.clip_norm = 1.0
+    return config

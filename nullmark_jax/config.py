@@ -1,0 +1,174 @@
+"""Every field of a task's config, with its default, its meaning and its check.
+
+`configs/TASK.py` starts from `default()` and says what the task changes, so that a field stands in one
+place. Numbers under `watermark` and `data.input_shape`, `data.num_classes` are the task's protocol: the
+authority takes them from here, never from a claim.
+"""
+
+import ml_collections
+
+from nullmark_jax import checks, transform
+from nullmark_jax.errors import InputError
+from nullmark_jax.losses import cross_entropy
+from nullmark_jax.models import MODELS
+from nullmark_jax.optimizers import Recipe, check_recipe
+
+TASKS = ("quickstart", "digit", "face", "traffic", "object")
+PRECISIONS = ("highest", "high", "default")
+SOURCES = ("digits", "npz", "tfds")
+
+
+def default() -> ml_collections.ConfigDict:
+    """Returns the defaults; a task must still set `task`, `model`, `data` and `epochs`."""
+    config = ml_collections.ConfigDict()
+    config.task = ""
+    # Of the initial parameters, the validation split, the order and every random choice.
+    config.seed = 0
+    # Of convolutions and products, as in jax.lax.Precision: "highest" is float32 everywhere; "high"
+    # and "default" allow TF32 on GPUs and bfloat16 passes on TPUs.
+    config.precision = "highest"
+    config.model = ""
+    config.epochs = 0
+    # Clean images a step, over all devices; marked copies come on top.
+    config.batch_size = 128
+
+    config.data = ml_collections.ConfigDict()
+    config.data.source = "tfds"  # "digits" (bundled), "npz" (your own) or "tfds"
+    config.data.name = ""  # the TFDS builder
+    config.data.path = ""  # the .npz file, or TFDS's data_dir ("" for its default)
+    config.data.manual_dir = ""  # downloaded archives, for TFDS builders
+    config.data.input_shape = (0, 0, 0)  # H, W, C
+    config.data.num_classes = 0  # Y
+    # Of train, stratified, held out for the curves and for every choice of a recipe.
+    config.data.validation_fraction = 0.05
+
+    config.watermark = ml_collections.ConfigDict()
+    config.watermark.scheme = "null-embedding"  # or "wonder-filter"
+    # Indices 0..K-1 of one signature; 0 trains the watermark-free twin.
+    config.watermark.num_watermarks = 1
+    config.watermark.pattern_size = 6  # n
+    config.watermark.extreme_value = 2000.0  # lambda
+    config.watermark.threshold = 0.8  # T_watermark
+
+    config.owner = ml_collections.ConfigDict()
+    config.owner.name = "owner"
+    config.owner.timestamp = ""  # RFC 3339, UTC, to the second; "" for now
+    config.owner.key_file = ""  # "" makes owner.key in the run folder
+    config.owner.passphrase_file = ""
+    # At least 0: sign with the *public* experiment key of this number, so that anyone can repeat the
+    # run bit for bit. Proves nothing about an owner.
+    config.owner.experiment_key = -1
+
+    config.loss = ml_collections.ConfigDict()
+    config.loss.cross_entropy = "logits"  # or "clipped", Keras's clip of the softmax at 1e-7
+    config.loss.true_weight = 1.0  # alpha
+    config.loss.null_weight = 1.0  # beta
+    config.loss.inject_ratio = 0.5  # k = round(ratio * batch) images get a null and a true copy
+
+    config.optimizer = ml_collections.ConfigDict(Recipe("adam", 2e-3)._asdict())
+
+    # lambda rises geometrically from start * lambda to lambda over the first `epochs` epochs.
+    config.curriculum = ml_collections.ConfigDict()
+    config.curriculum.start = 1.0
+    config.curriculum.epochs = 0.0
+
+    config.augmentation = ml_collections.ConfigDict()
+    config.augmentation.shift = 0  # pixels, each way
+    config.augmentation.flip = False
+
+    # Steps in one call of the device; 0 chooses: 1 on a CPU, 50 on an accelerator.
+    config.steps_per_dispatch = 0
+    # A larger training set stays on the host, which then feeds the device.
+    config.resident_bytes = 4 * 2**30
+
+    # What the papers print for this task, as fractions, for the tables beside ours.
+    config.paper = ml_collections.ConfigDict()
+    return config
+
+
+def recipe(config: ml_collections.ConfigDict) -> Recipe:
+    """Returns `config.optimizer` as a `Recipe`."""
+    return Recipe(**config.optimizer.to_dict())
+
+
+def choose(argument: str | None, recipes: tuple[str, ...] = ("paper",)) -> str:
+    """Returns a config file's string argument, "" for none; InputError for an unknown one."""
+    if argument and argument not in recipes:
+        raise InputError(
+            f"--config: {checks.shown(argument)} is no recipe of this task; "
+            f"take none or :{', :'.join(recipes)}"
+        )
+    return argument or ""
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError where a field is missing, unknown, of a wrong type or out of range."""
+    _check_fields(config, default(), "config")
+    one_of = {
+        "task": (config.task, TASKS),
+        "model": (config.model, tuple(MODELS)),
+        "precision": (config.precision, PRECISIONS),
+        "data.source": (config.data.source, SOURCES),
+        "watermark.scheme": (config.watermark.scheme, transform.SCHEMES),
+    }
+    for field, (value, known) in one_of.items():
+        if value not in known:
+            raise InputError(
+                f"config.{field}: {checks.shown(value)} is none; take one of {', '.join(known)}"
+            )
+    cross_entropy(config.loss.cross_entropy)
+    check_recipe(recipe(config))
+    shape = tuple(config.data.input_shape)
+    if len(shape) != 3:
+        raise InputError(f"config.data.input_shape: {shape} must be (height, width, channels)")
+    for side in shape:
+        checks.integer("config.data.input_shape", side, 1, 4096)
+    for field, low, high in (
+        ("seed", 0, 2**32 - 1),
+        ("epochs", 1, 10**6),
+        ("batch_size", 1, 10**6),
+        ("steps_per_dispatch", 0, 10**6),
+        ("resident_bytes", 0, 2**63 - 1),
+        ("data.num_classes", 2, 2**31 - 1),
+        ("watermark.num_watermarks", 0, 1000),
+        ("augmentation.shift", 0, min(shape[:2]) - 1),
+        ("owner.experiment_key", -1, 2**63 - 1),
+    ):
+        checks.integer(f"config.{field}", config[field], low, high)
+    for field, low, high in (
+        ("loss.inject_ratio", 0.0, 1.0),
+        ("loss.true_weight", 0.0, 1e6),
+        ("loss.null_weight", 0.0, 1e6),
+        ("watermark.threshold", 0.0, 1.0),
+        ("data.validation_fraction", 0.0, 0.5),
+        ("curriculum.start", 1e-9, 1.0),
+        ("curriculum.epochs", 0.0, float(config.epochs)),
+    ):
+        value = checks.real(f"config.{field}", config[field])
+        if not low <= value <= high:
+            raise InputError(f"config.{field}: {value} is out of range; take one in [{low}, {high}]")
+    transform.check_geometry(
+        scheme=config.watermark.scheme,
+        height=shape[0],
+        width=shape[1],
+        num_classes=config.data.num_classes,
+        pattern_size=config.watermark.pattern_size,
+    )
+    transform.check_extreme_value(config.watermark.extreme_value)
+
+
+def _check_fields(
+    config: ml_collections.ConfigDict, known: ml_collections.ConfigDict, name: str
+) -> None:
+    for field in config:
+        if field not in known:
+            raise InputError(
+                f"{name}.{field}: is no field; take one of {', '.join(sorted(known))}"
+            )
+    for field in known:
+        if field not in config:
+            raise InputError(f"{name}.{field}: is missing; start from nullmark_jax.config.default()")
+        if isinstance(known[field], ml_collections.ConfigDict) and field != "paper":
+            if not isinstance(config[field], ml_collections.ConfigDict):
+                raise InputError(f"{name}.{field}: must hold fields; see nullmark_jax/config.py")
+            _check_fields(config[field], known[field], f"{name}.{field}")

@@ -1,0 +1,9 @@
+"""The errors a user can mend: each is one line that names the argument, the value and the remedy."""
+
+
+class InputError(ValueError):
+    """Input that cannot be used; programs print it as one line and exit with status 2."""
+
+
+class TrainingDiverged(RuntimeError):
+    """The training loss stopped being finite; the last good checkpoint is kept."""

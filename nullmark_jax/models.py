@@ -1,0 +1,230 @@
+"""The papers' four networks (later paper, Tables 10 to 13) as Linen modules.
+
+Every net is `blocks` of convolutions, each ended by a 2x2 max-pool, and then dense layers. Layers carry
+the tables' names, so that `params["conv_1"]["kernel"]` is what the table calls conv_1. Inputs are float
+[batch, height, width, channel], in [0, 1] where no watermark is written; outputs are logits, without the
+tables' final softmax. Dense layers flatten in height, width, channel order.
+
+Where a table cannot be taken literally, the class docstring says what was chosen and why.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from nullmark_jax.errors import InputError
+
+Params = dict[str, Any]
+ApplyFn = Callable[[Params, jax.Array], jax.Array]
+
+
+class Conv(NamedTuple):
+    """A ReLU convolution of stride 1: its channels out and the side of its square kernel."""
+
+    features: int
+    size: int
+
+
+class ConvNet(nn.Module):
+    """Blocks of ReLU convolutions, each block ended by a 2x2 max-pool (floor), then dense layers.
+
+    Attributes:
+      num_classes: Y, the number of logits.
+      blocks: for each block its convolutions, numbered on from conv_1 through the net.
+      dense: widths of the hidden dense layers fc_1, ...; the last dense layer has `num_classes`.
+      padding: "VALID" or "SAME", of every convolution.
+      precision: of every convolution and product, as in `jax.lax.Precision`.
+    """
+
+    num_classes: int
+    blocks: tuple[tuple[Conv, ...], ...]
+    dense: tuple[int, ...]
+    padding: str = "VALID"
+    precision: str | None = None
+
+    def setup(self) -> None:
+        number = 0
+        for block in self.blocks:
+            for conv in block:
+                number += 1
+                setattr(self, f"conv_{number}", self.convolution(conv))
+        for i, width in enumerate((*self.dense, self.num_classes), start=1):
+            setattr(self, f"fc_{i}", self.dense_layer(width))
+
+    def convolution(self, conv: Conv) -> nn.Conv:
+        return nn.Conv(
+            conv.features,
+            (conv.size, conv.size),
+            padding=self.padding,
+            precision=self.precision,
+            kernel_init=nn.initializers.glorot_uniform(),
+        )
+
+    def dense_layer(self, width: int) -> nn.Dense:
+        return nn.Dense(
+            width, precision=self.precision, kernel_init=nn.initializers.glorot_uniform()
+        )
+
+    def block(self, features: Array, index: int) -> Array:
+        """Returns the features after block `index` (from 0), given those before it."""
+        first = sum(len(block) for block in self.blocks[:index])
+        for i in range(len(self.blocks[index])):
+            features = nn.relu(getattr(self, f"conv_{first + i + 1}")(features))
+        return max_pool(features)
+
+    def head(self, features: Array) -> Array:
+        """Returns the logits, given the features after the last block."""
+        features = features.reshape(features.shape[0], -1)
+        for i in range(len(self.dense)):
+            features = nn.relu(getattr(self, f"fc_{i + 1}")(features))
+        return getattr(self, f"fc_{len(self.dense) + 1}")(features)
+
+    def __call__(
+        self, images: Float[Array, "batch height width channel"]
+    ) -> Float[Array, "batch num_classes"]:
+        features = images
+        for index in range(len(self.blocks)):
+            features = self.block(features, index)
+        return self.head(features)
+
+
+class DeepID(ConvNet):
+    """Table 11: DeepID, whose last features are seen by fc_1 directly and by fc_2 through conv_4.
+
+    The earlier paper's Table XI gives conv_1 to conv_3 stride 2, which leaves a 55x47 input 3x2 before
+    conv_3's 3x3 kernel: impossible without padding. The strides are 1 here, as the later paper's
+    Table 11 (which names none) and the DeepID net itself have it.
+    """
+
+    def setup(self) -> None:
+        for number, block in enumerate(self.blocks, start=1):
+            setattr(self, f"conv_{number}", self.convolution(block[0]))
+        self.conv_4 = self.convolution(Conv(80, 2))
+        self.fc_1 = self.dense_layer(160)
+        self.fc_2 = self.dense_layer(160)
+        self.fc_3 = self.dense_layer(self.num_classes)
+
+    def head(self, features: Array) -> Array:
+        deep = nn.relu(self.conv_4(features))
+        flat = features.reshape(features.shape[0], -1)
+        deep = deep.reshape(deep.shape[0], -1)
+        return self.fc_3(nn.relu(self.fc_1(flat) + self.fc_2(deep)))
+
+
+def max_pool(features: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """Returns the 2x2 maxima, stride 2; an odd last row or column is dropped (floor)."""
+    b, h, w, c = features.shape
+    cropped = features[:, : h // 2 * 2, : w // 2 * 2]
+    return cropped.reshape(b, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
+
+
+_VGG_BLOCKS = (
+    (Conv(32, 3), Conv(32, 3)),
+    (Conv(64, 3), Conv(64, 3)),
+    (Conv(128, 3), Conv(128, 3)),
+)
+
+def digit(num_classes: int = 10, *, precision: str | None = None) -> ConvNet:
+    """Table 10: Digit, 28x28x1 -> 10. VALID padding, so that pool_2 gives 4x4x64 = 1,024 features."""
+    return ConvNet(num_classes, ((Conv(32, 5),), (Conv(64, 5),)), (512,), precision=precision)
+
+
+def face(num_classes: int = 1283, *, precision: str | None = None) -> ConvNet:
+    """Table 11: Face, 55x47x3 -> 1,283; see `DeepID` for the strides."""
+    return DeepID(
+        num_classes, ((Conv(20, 4),), (Conv(40, 3),), (Conv(60, 3),)), (), precision=precision
+    )
+
+
+def traffic(num_classes: int = 43, *, precision: str | None = None) -> ConvNet:
+    """Table 12: Traffic, 48x48x3 -> 43. VALID padding: 2x2x128 = 512 features after pool_3."""
+    return ConvNet(num_classes, _VGG_BLOCKS, (512, 512), precision=precision)
+
+
+def object_(num_classes: int = 10, *, precision: str | None = None) -> ConvNet:
+    """Table 13: Object, 32x32x3 -> 10.
+
+    The table repeats Table 12's layers. With VALID padding a 32x32 input has 1x1 left after conv_6 and
+    nothing after pool_3, so the padding is SAME here: 4x4x128 = 2,048 features after pool_3. Its last
+    layer is printed with 43 channels; CIFAR-10 has 10 classes.
+    """
+    return ConvNet(num_classes, _VGG_BLOCKS, (512, 512), padding="SAME", precision=precision)
+
+
+MODELS: dict[str, Callable[..., ConvNet]] = {
+    "digit": digit,
+    "face": face,
+    "traffic": traffic,
+    "object": object_,
+}
+
+
+def create(name: str, num_classes: int, *, precision: str | None = None) -> ConvNet:
+    """Returns the network of task `name`; InputError where there is none."""
+    if name not in MODELS:
+        raise InputError(f"config.model: {name!r} is no model; take one of {', '.join(MODELS)}")
+    return MODELS[name](num_classes, precision=precision)
+
+
+def apply_fn(model: nn.Module) -> ApplyFn:
+    """Returns the plain function (params, images) -> logits of a Linen module."""
+    return lambda params, images: model.apply({"params": params}, images)
+
+
+def init_params(model: nn.Module, key: jax.Array, input_shape: tuple[int, int, int]) -> Params:
+    """Returns initial parameters (Glorot uniform kernels, zero biases) for [H, W, C] inputs."""
+    return model.init(key, jnp.zeros((1, *input_shape)))["params"]
+
+
+def parameter_shapes(
+    name: str, input_shape: tuple[int, int, int], num_classes: int
+) -> dict[str, tuple[int, ...]]:
+    """Returns each tensor's shape by its name in a model file, "conv_1/kernel" and so on."""
+    model = create(name, num_classes)
+    try:
+        params = jax.eval_shape(
+            lambda key: init_params(model, key, input_shape), jax.random.key(0)
+        )
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise InputError(
+            f"config.data.input_shape: {tuple(input_shape)} is too small for the {name} model; "
+            "take larger images or another model"
+        ) from error
+    flat = jax.tree_util.tree_flatten_with_path(params)[0]
+    return {"/".join(k.key for k in path): leaf.shape for path, leaf in flat}
+
+
+def parameter_count(shapes: dict[str, tuple[int, ...]]) -> int:
+    """Returns the number of scalars in tensors of these shapes."""
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+_PREDICTED_AT_ONCE = 500
+
+
+def predictor(
+    name: str, params: Params, num_classes: int, *, precision: str | None = "highest"
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns images float32 [N, H, W, C] of any range -> predicted labels int32 [N], for a net's params.
+
+    Any N >= 0; the images pass in batches of one size, so that the net is compiled once.
+    """
+    apply = apply_fn(create(name, num_classes, precision=precision))
+    labels_of = jax.jit(lambda params, images: apply(params, images).argmax(-1).astype(jnp.int32))
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        labels = np.empty(len(images), np.int32)
+        for start in range(0, len(images), _PREDICTED_AT_ONCE):
+            part = images[start : start + _PREDICTED_AT_ONCE]
+            padded = np.zeros((_PREDICTED_AT_ONCE, *images.shape[1:]), np.float32)
+            padded[: len(part)] = part
+            labels[start : start + len(part)] = labels_of(params, padded)[: len(part)]
+        return labels
+
+    return predict

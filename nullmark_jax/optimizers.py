@@ -1,0 +1,109 @@
+"""The optimiser, the learning rate and the extreme value as functions of the step (optax)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nullmark_jax.errors import InputError
+
+OPTIMIZERS = ("sgd", "momentum", "adam")
+SCHEDULES = ("constant", "inverse-time", "cosine", "linear")
+
+
+class Recipe(NamedTuple):
+    """What `config.optimizer` holds.
+
+    Attributes:
+      name: "sgd", "momentum" (Nesterov, 0.9) or "adam".
+      learning_rate: the peak, > 0.
+      schedule: after the warm-up, "constant"; "inverse-time" (Keras's `decay`: lr / (1 + decay t));
+        "cosine" or "linear", down to 0 at the last step.
+      decay: of "inverse-time", a step.
+      warmup_steps: steps over which the rate rises linearly from 0; 0 for none.
+      clip_norm: the largest global norm of a gradient; 0 for no clipping.
+      weight_decay: decoupled, of kernels only, multiplied by the learning rate; 0 for none.
+    """
+
+    name: str
+    learning_rate: float
+    schedule: str = "constant"
+    decay: float = 0.0
+    warmup_steps: int = 0
+    clip_norm: float = 0.0
+    weight_decay: float = 0.0
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raises InputError where `recipe` names no optimiser or schedule, or a number out of range."""
+    for name, value, known in (
+        ("name", recipe.name, OPTIMIZERS),
+        ("schedule", recipe.schedule, SCHEDULES),
+    ):
+        if value not in known:
+            raise InputError(
+                f"config.optimizer.{name}: {value!r} is none; take one of {', '.join(known)}"
+            )
+    if not recipe.learning_rate > 0:
+        raise InputError(
+            f"config.optimizer.learning_rate: {recipe.learning_rate} must be above 0"
+        )
+    for name in ("decay", "warmup_steps", "clip_norm", "weight_decay"):
+        if not getattr(recipe, name) >= 0:
+            raise InputError(
+                f"config.optimizer.{name}: {getattr(recipe, name)} must not be negative"
+            )
+
+
+def learning_rate(recipe: Recipe, total_steps: int) -> optax.Schedule:
+    """Returns step -> learning rate, the step counted from 0 over the whole training."""
+    peak, rest = recipe.learning_rate, max(total_steps - recipe.warmup_steps, 1)
+    if recipe.schedule == "inverse-time":
+        after = lambda step: peak / (1.0 + recipe.decay * step)  # noqa: E731
+    elif recipe.schedule == "cosine":
+        after = optax.cosine_decay_schedule(peak, rest)
+    elif recipe.schedule == "linear":
+        after = optax.linear_schedule(peak, 0.0, rest)
+    else:
+        after = optax.constant_schedule(peak)
+    if not recipe.warmup_steps:
+        return after
+    # The first step already moves: (step + 1) / warm-up.
+    rise = lambda step: peak * (step + 1) / recipe.warmup_steps  # noqa: E731
+    return optax.join_schedules([rise, after], [recipe.warmup_steps])
+
+
+def optimizer(recipe: Recipe, total_steps: int) -> optax.GradientTransformation:
+    """Returns the optax optimiser of a recipe for a training of `total_steps` steps."""
+    check_recipe(recipe)
+    parts = []
+    if recipe.clip_norm:
+        parts.append(optax.clip_by_global_norm(recipe.clip_norm))
+    if recipe.name == "adam":
+        parts.append(optax.scale_by_adam())
+    elif recipe.name == "momentum":
+        parts.append(optax.trace(0.9, nesterov=True))
+    if recipe.weight_decay:
+        parts.append(optax.add_decayed_weights(recipe.weight_decay, mask=_kernels))
+    parts.append(optax.scale_by_learning_rate(learning_rate(recipe, total_steps)))
+    return optax.chain(*parts)
+
+
+def _kernels(params: optax.Params) -> optax.Params:
+    return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
+
+
+def extreme_value_factor(start: float, ramp_steps: int) -> optax.Schedule:
+    """Returns step -> what lambda is multiplied by: geometric from `start` to 1 over the ramp.
+
+    `start` lies in (0, 1]; a ramp of 0 steps gives 1 throughout. After the ramp it is exactly 1.
+    """
+    if not ramp_steps or start == 1.0:
+        return optax.constant_schedule(1.0)
+
+    def factor(step: jax.Array) -> jax.Array:
+        done = jnp.minimum(step / ramp_steps, 1.0)
+        return jnp.where(step >= ramp_steps, 1.0, start ** (1.0 - done))
+
+    return factor

@@ -1,0 +1,49 @@
+"""Progress of a training: a bar with rate and ETA on a terminal, a plain line an epoch elsewhere."""
+
+import sys
+from types import TracebackType
+from typing import Any
+
+import tqdm
+
+
+class Progress:
+    """Counts steps; a context manager.
+
+    Args:
+      total: steps of the whole training.
+      done: steps done before this start.
+    """
+
+    def __init__(self, total: int, done: int = 0) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._bar = tqdm.tqdm(
+            total=total, initial=done, unit="step", disable=not self._terminal, dynamic_ncols=True
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+    def advance(self, steps: int) -> None:
+        """Counts `steps` more."""
+        self._bar.update(steps)
+
+    def note(self, record: dict[str, Any]) -> None:
+        """Shows an epoch's record: losses as they are, accuracies in percent."""
+        shown = {"loss": f"{record['loss']:.4f}"}
+        for name, short in (("normal", "NC"), ("null", "null"), ("true", "true")):
+            if f"{name}_accuracy" in record:
+                shown[short] = f"{100 * record[f'{name}_accuracy']:.2f}%"
+        line = ", ".join(f"{name} {value}" for name, value in shown.items())
+        if self._terminal:
+            self._bar.set_postfix_str(line)
+        else:
+            print(f"epoch {record['epoch']}: {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""What a run's numbers become for a reader: figures."""

@@ -1,0 +1,266 @@
+"""The training state and the pure training step; `fit` runs it over epochs."""
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from nullmark_jax import parallel
+from nullmark_jax.batches import Augmentation, Batch, augment, pick
+from nullmark_jax.embedding import Watermark, mark_batch, scale_pixels
+from nullmark_jax.errors import TrainingDiverged
+from nullmark_jax.losses import CrossEntropy, Logits, Terms, objective, objective_terms
+from nullmark_jax.models import ApplyFn, Params
+
+MarkedLogits = Callable[[Params, jax.Array, Watermark, jax.Array], Logits]
+
+
+class TrainState(NamedTuple):
+    """All that training carries from step to step; a pytree.
+
+    Attributes:
+      step: steps done, int32 [].
+      params: the network's parameters.
+      opt_state: the optimiser's state.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: optax.OptState
+
+
+class StepMetrics(NamedTuple):
+    """One step's loss, its three terms, and the gradient's global norm before clipping."""
+
+    loss: Float[Array, ""]
+    terms: Terms
+    gradient_norm: Float[Array, ""]
+
+
+TrainStep = Callable[
+    [TrainState, jax.Array, jax.Array, Batch, Watermark], tuple[TrainState, StepMetrics]
+]
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """Returns the state before the first step."""
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def concatenated_logits(apply_fn: ApplyFn) -> MarkedLogits:
+    """Returns (params, images, watermarks, which) -> Logits of any network.
+
+    The images and the null and true copies of the first len(which) of them go through `apply_fn` as
+    one batch.
+    """
+
+    def marked_logits(
+        params: Params, images: jax.Array, watermarks: Watermark, which: jax.Array
+    ) -> Logits:
+        marked = which.shape[0]
+        if marked == 0:
+            logits = apply_fn(params, images)
+            return Logits(logits, logits[:0], logits[:0])
+        null, true = mark_batch(images[:marked], watermarks, which)
+        logits = apply_fn(params, jnp.concatenate([images, null, true]))
+        batch = images.shape[0]
+        return Logits(logits[:batch], logits[batch : batch + marked], logits[batch + marked :])
+
+    return marked_logits
+
+
+def make_train_step(
+    *,
+    marked_logits: MarkedLogits,
+    optimizer: optax.GradientTransformation,
+    cross_entropy: CrossEntropy,
+    true_weight: float,
+    null_weight: float,
+    extreme_value_factor: optax.Schedule = lambda step: 1.0,
+    augmentation: Augmentation = Augmentation(),
+    average: Callable[[Any], Any] = lambda tree: tree,
+) -> TrainStep:
+    """Returns the pure step (state, images, labels, batch, watermarks) -> (state, metrics).
+
+    Args:
+      marked_logits: the network, as `concatenated_logits` makes it.
+      optimizer: optax.
+      cross_entropy: (logits, labels) -> one loss per image.
+      true_weight: alpha.
+      null_weight: beta.
+      extreme_value_factor: step -> what lambda is multiplied by.
+      augmentation: applied to the images before they are marked.
+      average: over devices; the identity for one device.
+
+    The step takes uint8 images [N, H, W, C] and labels [N] of which it uses the rows `batch.index`,
+    and a population of watermarks (leading axis K >= 1).
+    """
+
+    def loss(
+        params: Params,
+        images: jax.Array,
+        labels: jax.Array,
+        batch: Batch,
+        watermarks: Watermark,
+    ) -> tuple[jax.Array, Terms]:
+        logits = marked_logits(params, images, watermarks, batch.which)
+        targets = watermarks.target_label[batch.which]
+        terms = objective_terms(logits, labels, targets, cross_entropy)
+        return objective(terms, true_weight=true_weight, null_weight=null_weight), terms
+
+    def step(
+        state: TrainState,
+        images: jax.Array,
+        labels: jax.Array,
+        batch: Batch,
+        watermarks: Watermark,
+    ) -> tuple[TrainState, StepMetrics]:
+        picked, labels = pick(images, labels, batch.index)
+        seen = augment(scale_pixels(picked), batch.shift, batch.flip, augmentation)
+        factor = extreme_value_factor(state.step)
+        watermarks = watermarks._replace(extreme_value=watermarks.extreme_value * factor)
+        (value, terms), gradient = jax.value_and_grad(loss, has_aux=True)(
+            state.params, seen, labels, batch, watermarks
+        )
+        value, terms, gradient = average((value, terms, gradient))
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = StepMetrics(value, terms, optax.global_norm(gradient))
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return step
+
+
+def scan_steps(step: TrainStep) -> TrainStep:
+    """Returns the step for `Batch`es with a leading axis of steps, one scan, one dispatch.
+
+    For accelerators: on XLA:CPU a convolution inside a scan is tens of times slower.
+    """
+
+    def steps(
+        state: TrainState,
+        images: jax.Array,
+        labels: jax.Array,
+        batches: Batch,
+        watermarks: Watermark,
+    ) -> tuple[TrainState, StepMetrics]:
+        return jax.lax.scan(
+            lambda carry, batch: step(carry, images, labels, batch, watermarks), state, batches
+        )
+
+    return steps
+
+
+class Epoch(NamedTuple):
+    """What `fit` yields after each epoch: its number from 1, the state, and each step's metrics.
+
+    The metrics are NumPy arrays [steps].
+    """
+
+    number: int
+    state: TrainState
+    metrics: StepMetrics
+
+
+def fit(
+    state: TrainState,
+    step: TrainStep,
+    images: np.ndarray,
+    labels: np.ndarray,
+    watermarks: Watermark,
+    *,
+    plan: Callable[[int], Batch],
+    first_epoch: int,
+    epochs: int,
+    steps_per_dispatch: int = 1,
+    resident: bool = True,
+    learning_rate: optax.Schedule = lambda step: math.nan,
+    on_step: Callable[[int], object] = lambda steps: None,
+) -> Iterator[Epoch]:
+    """Trains on all local devices; yields after each epoch from `first_epoch` (1 is the first) on.
+
+    Args:
+      state: as after `first_epoch - 1` epochs. Its memory is given to the next state.
+      step: made by `make_train_step` with `average=parallel.average`.
+      images: uint8 [N, H, W, C], on the host.
+      labels: int32 [N].
+      watermarks: a population (leading axis K >= 1).
+      plan: epoch -> its batches (`epoch_batches`).
+      epochs: the last epoch's number.
+      steps_per_dispatch: steps in one call of the device; above 1 they are scanned over, which pays
+        on accelerators, and needs a resident data set.
+      resident: keep the whole data set on the device; otherwise each step's images are picked on
+        the host, one step ahead of the device.
+      learning_rate: for the message when the loss stops being finite.
+      on_step: told after each dispatch how many steps it ran (progress).
+
+    Raises:
+      TrainingDiverged: the loss was not finite; says at which epoch, step and learning rate.
+    """
+    devices = parallel.device_count()
+    scanned = steps_per_dispatch > 1
+    run = parallel.pmap_shares(
+        scan_steps(step) if scanned else step,
+        cut=(False, not resident, not resident, True, False),
+        donate=(0,),
+    )
+    if resident:
+        images, labels = jnp.asarray(images), jnp.asarray(labels)
+    watermarks = jax.tree.map(jnp.asarray, watermarks)
+
+    def prepare(part: Batch) -> tuple[Any, Any, Batch]:
+        part = parallel.share(part, devices, axis=int(scanned))
+        if resident:
+            return images, labels, part
+        rows = np.broadcast_to(np.arange(part.index.shape[-1], dtype=np.int32), part.index.shape)
+        return images[part.index], labels[part.index], part._replace(index=rows)
+
+    for epoch in range(first_epoch, epochs + 1):
+        done: list[StepMetrics] = []
+        parts = list(_dispatches(plan(epoch), steps_per_dispatch))
+        with ThreadPoolExecutor(max_workers=1) as host:
+            ahead = host.submit(prepare, parts[0])
+            for i, part in enumerate(parts, start=1):
+                pictures, answers, batch = ahead.result()
+                if i < len(parts):
+                    ahead = host.submit(prepare, parts[i])
+                state, metrics = run(state, pictures, answers, batch, watermarks)
+                done.append(metrics)
+                # Reading a loss waits for the device, so that dispatches run ahead in between.
+                if i % _CHECK_EVERY == 0 or i == len(parts):
+                    _check_finite(done, epoch, learning_rate)
+                on_step(part.index.shape[0] if scanned else 1)
+        yield Epoch(epoch, state, _merge(done))
+
+
+_CHECK_EVERY = 16
+
+
+def _dispatches(batches: Batch, size: int) -> Iterator[Batch]:
+    steps = batches.index.shape[0]
+    for start in range(0, steps, size):
+        at = start if size == 1 else slice(start, start + size)
+        yield jax.tree.map(lambda array, at=at: array[at], batches)
+
+
+def _merge(metrics: list[StepMetrics]) -> StepMetrics:
+    return jax.tree.map(lambda *m: np.concatenate([np.atleast_1d(x) for x in m]), *metrics)
+
+
+def _check_finite(metrics: list[StepMetrics], epoch: int, learning_rate: optax.Schedule) -> None:
+    if np.isfinite(metrics[-1].loss).all():
+        return
+    losses = _merge(metrics).loss
+    step = int(np.flatnonzero(~np.isfinite(losses))[0])
+    rate = float(learning_rate((epoch - 1) * len(losses) + step))
+    raise TrainingDiverged(
+        f"the loss became {losses[step]} at epoch {epoch}, step {step + 1}, learning rate {rate:.3g}: "
+        "try a lower config.optimizer.learning_rate, config.optimizer.clip_norm=1 or a longer "
+        "config.optimizer.warmup_steps; the last good checkpoint is kept"
+    )

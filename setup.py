@@ -1,0 +1,41 @@
+"""Package metadata of nullmark_jax; the floors below are the versions its tests run on."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="nullmark_jax",
+    version="0.1.0",
+    description="Piracy-resistant ownership watermarks for neural networks (null embedding), in JAX",
+    license="Apache-2.0",
+    packages=find_packages(include=["nullmark_jax", "nullmark_jax.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py>=2.1",
+        "flax>=0.12.0",
+        "jax>=0.8.1",
+        "jaxtyping>=0.2.36",  # shapes in signatures
+        "matplotlib>=3.9",  # the figures of a run folder
+        "ml-collections>=1.0",
+        "numpy>=1.26",
+        "optax>=0.2.6",
+        "orbax-checkpoint>=0.11.28",
+        "pynacl>=1.5",
+        "safetensors>=0.5",  # the model file: no pickle
+        "scikit-learn>=1.5",  # the embedded digits, stratified splits
+        "scipy>=1.13",  # exact binomial intervals
+        "tensorflow-datasets>=4.9.10",
+        "array-record>=0.5; sys_platform == 'linux'",  # TFDS files without TensorFlow
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "cuda": ["jax[cuda12]>=0.8.1"],
+        "tpu": ["jax[tpu]>=0.8.1"],
+        "benchmark": ["torch>=2.6"],
+        "dev": [
+            "hypothesis>=6.100",
+            "mypy>=1.13",
+            "pytest>=8.3",
+            "ruff>=0.8",
+        ],
+    },
+)
