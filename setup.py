@@ -8,6 +8,7 @@ setup(
     description="Piracy-resistant ownership watermarks for neural networks (null embedding), in JAX",
     license="Apache-2.0",
     packages=find_packages(include=["nullmark_jax", "nullmark_jax.*"]),
+    package_data={"": ["README.md", "CITATIONS.bib", "TAGS.txt"]},  # TFDS reads them
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
@@ -20,11 +21,12 @@ setup(
         "optax>=0.2.6",
         "orbax-checkpoint>=0.11.28",
         "pynacl>=1.5",
-        "safetensors>=0.5",  # the model file: no pickle
         "scikit-learn>=1.5",  # the embedded digits, stratified splits
         "scipy>=1.13",  # exact binomial intervals
         "tensorflow-datasets>=4.9.10",
         "array-record>=0.5; sys_platform == 'linux'",  # TFDS files without TensorFlow
+        "importlib_resources>=6",  # tensorflow-datasets needs it and does not say so
+        "pillow>=10",
         "tqdm>=4.66",
     ],
     extras_require={
@@ -36,6 +38,7 @@ setup(
             "mypy>=1.13",
             "pytest>=8.3",
             "ruff>=0.8",
+            "safetensors>=0.5",  # a second reader of our model files
         ],
     },
 )

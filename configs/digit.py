@@ -1,7 +1,7 @@
 """Digit: MNIST on the net of Table 10.
 
-    python -m nullmark_jax.main --config=configs/digit.py --workdir=runs/digit
-    python -m nullmark_jax.main --config=configs/digit.py:paper     # Table 14 to the letter
+python -m nullmark_jax.main --config=configs/digit.py --workdir=runs/digit
+python -m nullmark_jax.main --config=configs/digit.py:paper     # Table 14 to the letter
 """
 
 import ml_collections

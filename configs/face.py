@@ -1,6 +1,6 @@
 """Face: YouTube Faces (people with 100 images or more) on the DeepID net of Table 11.
 
-    python -m nullmark_jax.main --config=configs/face.py --config.data.manual_dir=DIR
+python -m nullmark_jax.main --config=configs/face.py --config.data.manual_dir=DIR
 """
 
 import ml_collections

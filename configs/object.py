@@ -1,6 +1,6 @@
 """Object: CIFAR-10 on the net of Table 13.
 
-    python -m nullmark_jax.main --config=configs/object.py --workdir=runs/object
+python -m nullmark_jax.main --config=configs/object.py --workdir=runs/object
 """
 
 import ml_collections

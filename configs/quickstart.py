@@ -1,6 +1,6 @@
 """Quickstart: scikit-learn's bundled handwritten digits, 28x28, on the Digit net.
 
-    python -m nullmark_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+python -m nullmark_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
 import ml_collections

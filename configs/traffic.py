@@ -1,6 +1,6 @@
 """Traffic: GTSRB on the net of Table 12.
 
-    python -m nullmark_jax.main --config=configs/traffic.py --workdir=runs/traffic
+python -m nullmark_jax.main --config=configs/traffic.py --workdir=runs/traffic
 """
 
 import ml_collections

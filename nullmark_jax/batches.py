@@ -5,7 +5,7 @@ deterministic function of its `Batch`, so the result does not depend on how many
 share the work, and a resumed run repeats an unbroken one.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +19,14 @@ class Batch(NamedTuple):
     """The choices of one step; with a leading axis, those of many.
 
     Attributes:
-      index: rows of the training set, int32 [batch]. The first `marked` images get a null and a true
-        copy each.
+      index: rows of the training set, int32 [batch]. The first `marked` images get a null and a
+        true copy each.
       which: the watermark in those copies, int32 [marked], in [0, K).
       shift: rows and columns to move each image by, int32 [batch, 2]; 0 where not augmented.
       flip: whether to mirror each image left to right, bool [batch].
     """
 
-    index: Int[Array, "*steps batch"]
+    index: Int[Array, "*steps batch"]  # type: ignore[assignment]  # hides tuple.index
     which: Int[Array, "*steps marked"]
     shift: Int[Array, "*steps batch 2"]
     flip: Bool[Array, "*steps batch"]
@@ -39,8 +39,11 @@ class Augmentation(NamedTuple):
     flip: bool = False
 
 
+AS_IT_IS = Augmentation()
+
+
 def marked_per_batch(inject_ratio: float, batch_size: int) -> int:
-    """Returns k = round(inject_ratio * batch_size), the images of a batch that get marked copies."""
+    """Returns k = round(inject_ratio * batch_size), the images of a batch with marked copies."""
     return round(inject_ratio * batch_size)
 
 
@@ -52,7 +55,7 @@ def epoch_batches(
     batch_size: int,
     marked: int,
     num_watermarks: int,
-    augmentation: Augmentation = Augmentation(),
+    augmentation: Augmentation = AS_IT_IS,
 ) -> Batch:
     """Returns all steps of one epoch, NumPy arrays with a leading axis of num_images // batch_size.
 
@@ -72,12 +75,14 @@ def epoch_batches(
     order = rng.permutation(num_images)[: steps * batch_size]
     shape = (steps, batch_size)
     far = augmentation.shift
-    return Batch(
-        index=order.reshape(shape).astype(np.int32),
-        which=rng.integers(0, max(num_watermarks, 1), (steps, marked), dtype=np.int32),
-        shift=rng.integers(-far, far, (*shape, 2), dtype=np.int32, endpoint=True),
-        flip=rng.integers(0, 2, shape).astype(bool) & augmentation.flip,
-    )
+    # NumPy's arrays, where the type asks for JAX's; both are leaves alike.
+    choices: dict[str, Any] = {
+        "index": order.reshape(shape).astype(np.int32),
+        "which": rng.integers(0, max(num_watermarks, 1), (steps, marked), dtype=np.int32),
+        "shift": rng.integers(-far, far, (*shape, 2), dtype=np.int32, endpoint=True),
+        "flip": rng.integers(0, 2, shape).astype(bool) & augmentation.flip,
+    }
+    return Batch(**choices)
 
 
 def augment(
@@ -86,17 +91,18 @@ def augment(
     flip: Bool[Array, " batch"],
     augmentation: Augmentation,
 ) -> Float[Array, "batch height width channel"]:
-    """Returns the images mirrored and shifted, their border pixels repeated into the space left free.
+    """Returns the images mirrored, then shifted, their border repeated into the space left free.
 
-    `augmentation` is static: what it leaves out costs nothing. Shifts lie within +-augmentation.shift.
+    `augmentation` is static: what it leaves out costs nothing, and its shift and flip are ignored.
+    Shifts are positive downwards and to the right, and lie within +-augmentation.shift.
     """
     if augmentation.flip:
         images = jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
     far = augmentation.shift
     if far:
         height, width = images.shape[1:3]
-        rows = jnp.clip(jnp.arange(height) - shift[:, :1], 0, height - 1)
-        columns = jnp.clip(jnp.arange(width) - shift[:, 1:], 0, width - 1)
+        rows = jnp.clip(jnp.arange(height)[None] - shift[:, :1], 0, height - 1)
+        columns = jnp.clip(jnp.arange(width)[None] - shift[:, 1:], 0, width - 1)
         picture = jnp.arange(images.shape[0])[:, None, None]
         images = images[picture, rows[:, :, None], columns[:, None, :]]
     return images

@@ -1,27 +1,42 @@
 """Checkpoints of a training run (orbax), one an epoch, whole or absent whatever interrupts."""
 
+import contextlib
 import pathlib
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
 from types import TracebackType
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 
+from nullmark_jax.errors import InputError
 from nullmark_jax.training import TrainState
 
 _KEPT = 2
 
 
 class Checkpoints:
-    """The checkpoints of one run folder; a context manager that waits for what is being written.
+    """The checkpoints of one run folder; a context manager.
 
     Orbax writes a checkpoint to a temporary folder and renames it, so a run killed while it writes
-    finds the one before.
+    finds the one before. SIGINT and SIGTERM wait until orbax is done.
+
+    Raises:
+      InputError: the folder cannot be made or read.
     """
 
     def __init__(self, directory: pathlib.Path) -> None:
-        options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        self._directory = directory.absolute()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=_KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        )
+        with _orbax(f"{directory}: cannot hold checkpoints", "give a folder that you may write to"):
+            self._directory.mkdir(exist_ok=True)
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -32,23 +47,86 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._manager.close()
+        with _undisturbed():
+            self._manager.close()
 
     def save(self, epoch: int, state: TrainState) -> None:
-        """Writes the state after `epoch` epochs; returns when it is on the disk."""
+        """Writes the state after `epoch` epochs; returns when it is on the disk.
+
+        Raises:
+          InputError: the folder cannot be written or is full; nothing of this checkpoint is left.
+        """
         # Host arrays: the file is the same whatever devices trained it.
-        self._manager.save(epoch, args=ocp.args.StandardSave(jax.tree.map(np.asarray, state)))
-        self._manager.wait_until_finished()
+        saved = ocp.args.StandardSave(jax.tree.map(np.asarray, state))
+        path = self._directory / str(epoch)
+        try:
+            with _orbax(f"{path}: cannot be written", "give a folder with room"):
+                self._manager.save(epoch, args=saved)
+                self._manager.wait_until_finished()
+        except InputError:
+            for part in self._directory.glob(f"{epoch}.*tmp*"):
+                shutil.rmtree(part, ignore_errors=True)
+            raise
 
     def latest(self, like: TrainState) -> tuple[int, TrainState]:
         """Returns the last epoch saved and its state; (0, `like`) where there is none.
 
         Args:
           like: a state of the same shapes and dtypes.
+
+        Raises:
+          InputError: the checkpoint was damaged, or is of another state.
         """
         epoch = self._manager.latest_step()
         if epoch is None:
             return 0, like
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
-        restored = self._manager.restore(epoch, args=ocp.args.StandardRestore(shapes))
+        damaged = f"{self._directory / str(epoch)}: is not a whole checkpoint of this run"
+        remedy = "delete that folder to go on from the one before"
+        with _orbax(damaged, remedy):
+            restored = self._manager.restore(epoch, args=ocp.args.StandardRestore(shapes))
+        found = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), restored)
+        if found != shapes:
+            raise InputError(f"{damaged} (its shapes differ); {remedy}")
         return epoch, jax.tree.map(jax.numpy.asarray, restored)
+
+
+@contextlib.contextmanager
+def _orbax(problem: str, remedy: str) -> Iterator[None]:
+    """Turns what orbax raises into one InputError line, and keeps its log of it to itself."""
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)
+    try:
+        with _undisturbed():
+            yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = getattr(error, "strerror", None)
+        if not reason:  # tensorstore's "CODE: what: ...: the reason [details]".
+            reason = str(error).split(" [")[0].splitlines()[0].rsplit(": ", 1)[-1]
+        raise InputError(f"{problem} ({reason}); {remedy}") from error
+    finally:
+        logging.set_verbosity(level)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Puts SIGINT and SIGTERM off to the end of the block.
+
+    An exception that a signal raises inside orbax leaves its threads at work, and Python may crash
+    as it ends. Only the main thread gets signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    previous = {
+        stop: signal.signal(stop, lambda number, frame: arrived.append(number))
+        for stop in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for stop, handler in previous.items():
+            signal.signal(stop, handler)
+        for number in arrived:
+            signal.raise_signal(number)

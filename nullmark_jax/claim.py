@@ -130,7 +130,7 @@ def claim_for(
         index=index,
         pattern_size=pattern_size,
         extreme_value=extreme_value,
-        input_shape=tuple(input_shape),
+        input_shape=input_shape,
         num_classes=num_classes,
         model_sha256=model_sha256,
     )
@@ -314,7 +314,11 @@ def _flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarra
     flat: dict[str, np.ndarray] = {}
     for key, value in params.items():
         name = f"{prefix}{key}"
-        if not isinstance(key, str) or not _LAYER_NAME.fullmatch(key):
+        if (
+            not isinstance(key, str)
+            or not _LAYER_NAME.fullmatch(key)
+            or name == tensorfile.METADATA
+        ):
             raise InputError(f"params: {checks.shown(key)} is no layer's name; rename the layer")
         if isinstance(value, Mapping):
             flat |= _flatten(value, f"{name}/")

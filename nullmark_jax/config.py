@@ -1,16 +1,15 @@
 """Every field of a task's config, with its default, its meaning and its check.
 
-`configs/TASK.py` starts from `default()` and says what the task changes, so that a field stands in one
-place. Numbers under `watermark` and `data.input_shape`, `data.num_classes` are the task's protocol: the
-authority takes them from here, never from a claim.
+`configs/TASK.py` starts from `default()` and says what the task changes, so that a field stands in
+one place. Numbers under `watermark` and `data.input_shape`, `data.num_classes` are the task's
+protocol: the authority takes them from here, never from a claim.
 """
 
 import ml_collections
 
-from nullmark_jax import checks, transform
+from nullmark_jax import checks, models, transform
 from nullmark_jax.errors import InputError
 from nullmark_jax.losses import cross_entropy
-from nullmark_jax.models import MODELS
 from nullmark_jax.optimizers import Recipe, check_recipe
 
 TASKS = ("quickstart", "digit", "face", "traffic", "object")
@@ -55,8 +54,8 @@ def default() -> ml_collections.ConfigDict:
     config.owner.timestamp = ""  # RFC 3339, UTC, to the second; "" for now
     config.owner.key_file = ""  # "" makes owner.key in the run folder
     config.owner.passphrase_file = ""
-    # At least 0: sign with the *public* experiment key of this number, so that anyone can repeat the
-    # run bit for bit. Proves nothing about an owner.
+    # At least 0: sign with the *public* experiment key of this number, so that anyone can repeat
+    # the run bit for bit. Proves nothing about an owner.
     config.owner.experiment_key = -1
 
     config.loss = ml_collections.ConfigDict()
@@ -96,7 +95,7 @@ def choose(argument: str | None, recipes: tuple[str, ...] = ("paper",)) -> str:
     if argument and argument not in recipes:
         raise InputError(
             f"--config: {checks.shown(argument)} is no recipe of this task; "
-            f"take none or :{', :'.join(recipes)}"
+            f"take {' or '.join(['none', *(f':{recipe}' for recipe in recipes)])}"
         )
     return argument or ""
 
@@ -106,7 +105,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     _check_fields(config, default(), "config")
     one_of = {
         "task": (config.task, TASKS),
-        "model": (config.model, tuple(MODELS)),
+        "model": (config.model, tuple(models.MODELS)),
         "precision": (config.precision, PRECISIONS),
         "data.source": (config.data.source, SOURCES),
         "watermark.scheme": (config.watermark.scheme, transform.SCHEMES),
@@ -118,11 +117,14 @@ def check(config: ml_collections.ConfigDict) -> None:
             )
     cross_entropy(config.loss.cross_entropy)
     check_recipe(recipe(config))
-    shape = tuple(config.data.input_shape)
-    if len(shape) != 3:
-        raise InputError(f"config.data.input_shape: {shape} must be (height, width, channels)")
-    for side in shape:
-        checks.integer("config.data.input_shape", side, 1, 4096)
+    shape = config.data.input_shape
+    if not isinstance(shape, tuple | list) or len(shape) != 3:
+        raise InputError(
+            f"config.data.input_shape: {checks.shown(shape)} is no image's; "
+            "give (height, width, channels)"
+        )
+    for side, low in zip(shape, (2, 2, 1), strict=True):
+        checks.integer("config.data.input_shape", side, low, transform.MAX_SIDE)
     for field, low, high in (
         ("seed", 0, 2**32 - 1),
         ("epochs", 1, 10**6),
@@ -135,26 +137,33 @@ def check(config: ml_collections.ConfigDict) -> None:
         ("owner.experiment_key", -1, 2**63 - 1),
     ):
         checks.integer(f"config.{field}", config[field], low, high)
-    for field, low, high in (
+    for field, bottom, top in (
         ("loss.inject_ratio", 0.0, 1.0),
         ("loss.true_weight", 0.0, 1e6),
         ("loss.null_weight", 0.0, 1e6),
-        ("watermark.threshold", 0.0, 1.0),
+        ("watermark.threshold", 1e-6, 1.0),
         ("data.validation_fraction", 0.0, 0.5),
         ("curriculum.start", 1e-9, 1.0),
         ("curriculum.epochs", 0.0, float(config.epochs)),
+        *((f"paper.{name}", 0.0, 1.0) for name in config.paper),
     ):
         value = checks.real(f"config.{field}", config[field])
-        if not low <= value <= high:
-            raise InputError(f"config.{field}: {value} is out of range; take one in [{low}, {high}]")
-    transform.check_geometry(
-        scheme=config.watermark.scheme,
-        height=shape[0],
-        width=shape[1],
-        num_classes=config.data.num_classes,
-        pattern_size=config.watermark.pattern_size,
-    )
-    transform.check_extreme_value(config.watermark.extreme_value)
+        if not bottom <= value <= top:
+            raise InputError(
+                f"config.{field}: {value} is out of range; take one in [{bottom}, {top}]"
+            )
+    try:
+        transform.check_geometry(
+            scheme=config.watermark.scheme,
+            height=shape[0],
+            width=shape[1],
+            num_classes=config.data.num_classes,
+            pattern_size=config.watermark.pattern_size,
+        )
+        transform.check_extreme_value(config.watermark.extreme_value)
+    except InputError as error:
+        raise InputError(f"config.watermark.{error}") from error
+    models.parameter_shapes(config.model, tuple(shape), config.data.num_classes)
 
 
 def _check_fields(
@@ -162,13 +171,22 @@ def _check_fields(
 ) -> None:
     for field in config:
         if field not in known:
-            raise InputError(
-                f"{name}.{field}: is no field; take one of {', '.join(sorted(known))}"
-            )
+            raise InputError(f"{name}.{field}: is no field; take one of {', '.join(sorted(known))}")
     for field in known:
         if field not in config:
-            raise InputError(f"{name}.{field}: is missing; start from nullmark_jax.config.default()")
-        if isinstance(known[field], ml_collections.ConfigDict) and field != "paper":
-            if not isinstance(config[field], ml_collections.ConfigDict):
-                raise InputError(f"{name}.{field}: must hold fields; see nullmark_jax/config.py")
-            _check_fields(config[field], known[field], f"{name}.{field}")
+            raise InputError(
+                f"{name}.{field}: is missing; start from nullmark_jax.config.default()"
+            )
+        value, default_value = config[field], known[field]
+        holds_fields = isinstance(default_value, ml_collections.ConfigDict)
+        if holds_fields != isinstance(value, ml_collections.ConfigDict):
+            kind = "fields" if holds_fields else "a value, not fields"
+            raise InputError(f"{name}.{field}: must hold {kind}; see nullmark_jax/config.py")
+        if holds_fields and field != "paper":  # Whose fields differ from task to task.
+            _check_fields(value, default_value, f"{name}.{field}")
+        elif isinstance(default_value, str):
+            checks.text(f"{name}.{field}", value)
+        elif isinstance(default_value, bool) and not isinstance(value, bool):
+            raise InputError(
+                f"{name}.{field}: {checks.shown(value)} is no bool; give True or False"
+            )

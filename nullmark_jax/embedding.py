@@ -1,7 +1,7 @@
-"""The input filter x (+) [p, lambda] and the pattern inversion inv(p) (later paper, Definitions 1 and 2).
+"""The input filter x (+) [p, lambda] and the inversion inv(p) (later paper, Definitions 1 and 2).
 
-Pure JAX. Every function takes any leading batch axes that broadcast, so a population of watermarks is
-one `jax.vmap` or one broadcast, never a new program.
+Pure JAX. Every function takes any leading batch axes that broadcast, so a population of watermarks
+is one `jax.vmap` or one broadcast, never a new program.
 """
 
 from typing import NamedTuple
@@ -37,15 +37,20 @@ def embed(
       images: x, any float dtype, which the result keeps.
       pattern: p in {-1, 0, 1}, the same in every channel; leading axes broadcast against the
         images' leading axes.
-      extreme_value: lambda, a scalar or one per leading axis of `pattern`.
+      extreme_value: lambda, a scalar or with leading axes that broadcast in the same way.
 
     Returns:
-      The marked images. Pixels with p = 0 are bit-identical to `images`; the others do not depend
-      on `images`, so their gradient with respect to `images` is exactly 0.
+      The marked images, with the leading axes of all three broadcast. Pixels with p = 0 are
+      bit-identical to `images`; the others do not depend on `images`, so their gradient with
+      respect to `images` is exactly 0.
     """
-    extreme = jnp.asarray(extreme_value, images.dtype)[..., None, None]
-    written = (pattern.astype(images.dtype) * extreme)[..., None]
-    return jnp.where((pattern == 0)[..., None], images, written)
+    extreme = jnp.asarray(extreme_value, images.dtype)
+    batch = jnp.broadcast_shapes(images.shape[:-3], pattern.shape[:-2], extreme.shape)
+    shape = (*batch, *images.shape[-3:])
+    pattern = jnp.broadcast_to(pattern[..., None], shape)
+    extreme = jnp.broadcast_to(extreme[..., None, None, None], shape)
+    written = pattern.astype(images.dtype) * extreme
+    return jnp.where(pattern == 0, images, written)
 
 
 def invert(pattern: Int[Array, "*batch height width"]) -> Int[Array, "*batch height width"]:
@@ -54,8 +59,8 @@ def invert(pattern: Int[Array, "*batch height width"]) -> Int[Array, "*batch hei
 
 
 def scale_pixels(images: Array) -> Float[Array, "*batch height width channel"]:
-    """Returns uint8 images as float32 in [0, 1] (the papers' normalisation, later paper section 7.1)."""
-    return images.astype(jnp.float32) / 255.0
+    """Returns uint8 images as float32 in [0, 1] (the normalisation of the later paper, 7.1)."""
+    return images.astype(jnp.float32) * jnp.float32(1 / 255)
 
 
 def mark_batch(

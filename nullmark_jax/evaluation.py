@@ -53,9 +53,10 @@ def make_evaluator(
         return parallel.total(jax.tree.map(lambda *fields: jnp.stack(fields), *each))
 
     run = parallel.pmap_shares(counts, cut=(False, True, True, True, False))
-    watermarks = jax.tree.map(jnp.asarray, watermarks)
+    watermarks = parallel.replicate(watermarks)
 
     def evaluate(params: Params) -> Counts:
+        params = parallel.replicate(params)
         sums = []
         for start in range(0, len(dataset.labels), size):
             images = dataset.images[start : start + size]

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,14 @@ def aside(target: Path, data: bytes, mode: int = 0o666) -> Iterator[Path]:
         yield part
     finally:
         part.unlink(missing_ok=True)
+
+
+_PART = re.compile(r"\..+\.[0-9a-f]{16}\.part")
+
+
+def is_part(path: Path) -> bool:
+    """Returns whether a file is named as `aside` names them; a killed process leaves such files."""
+    return bool(_PART.fullmatch(path.name))
 
 
 def _reason(error: Exception) -> str:

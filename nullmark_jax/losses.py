@@ -16,7 +16,10 @@ CrossEntropy = Callable[[jax.Array, jax.Array], jax.Array]
 def logits_cross_entropy(
     logits: Float[Array, "*batch num_classes"], labels: Int[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    """Returns -log softmax(logits)[label], finite for every finite logit, its gradient never cut."""
+    """Returns -log softmax(logits)[label], its gradient never cut.
+
+    Finite wherever the logits' differences are, however small the label's probability.
+    """
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 

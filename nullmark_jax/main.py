@@ -9,6 +9,7 @@ import sys
 
 from absl import flags
 
+from nullmark_jax import config as configs
 from nullmark_jax import program
 from nullmark_jax.reports import table
 from nullmark_jax.run import train_and_evaluate
@@ -26,6 +27,7 @@ def main(argv: list[str]) -> int:
 
 def _main(flag_values: flags.FlagValues) -> int:
     config = flag_values.config
+    configs.check(config)
     folder = pathlib.Path(flag_values.workdir or f"runs/{config.task}")
     result = train_and_evaluate(config, folder)
     print(table.result_table(result))

@@ -1,13 +1,14 @@
 """The papers' accuracies as integer counts that sum over batches and devices. Pure JAX.
 
-`Counts` of two batches add up, field by field, to the counts of both; the rates are properties of a sum
-on the host, so no average of averages ever arises.
+`Counts` of two batches add up, field by field, to the counts of both; the rates are properties of a
+sum on the host, so no average of averages ever arises.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int
 
 
@@ -33,22 +34,27 @@ class Counts(NamedTuple):
     @property
     def normal_accuracy(self) -> jax.Array:
         """NC in [0, 1]; not a number when no image was seen."""
-        return self.correct / self.images
+        return _rate(self.correct, self.images)
 
     @property
     def null_accuracy(self) -> jax.Array:
-        """phi_null in [0, 1]."""
-        return self.null / self.images
+        """phi_null in [0, 1]; not a number when no image was seen."""
+        return _rate(self.null, self.images)
 
     @property
     def null_agreement(self) -> jax.Array:
-        """Pr(F(x (+) [p, lambda]) = F(x)) in [0, 1]."""
-        return self.agree / self.images
+        """Pr(F(x (+) [p, lambda]) = F(x)) in [0, 1]; not a number when no image was seen."""
+        return _rate(self.agree, self.images)
 
     @property
     def true_accuracy(self) -> jax.Array:
-        """phi_true in [0, 1], over the images with y != y_W."""
-        return self.true / self.true_images
+        """phi_true in [0, 1], over the images with y != y_W; not a number when there was none."""
+        return _rate(self.true, self.true_images)
+
+
+def _rate(hits: jax.Array, of: jax.Array) -> jax.Array:
+    with np.errstate(invalid="ignore"):  # Sums on the host are NumPy's, which warns of 0 / 0.
+        return hits / of
 
 
 def count(

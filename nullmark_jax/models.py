@@ -1,9 +1,9 @@
 """The papers' four networks (later paper, Tables 10 to 13) as Linen modules.
 
-Every net is `blocks` of convolutions, each ended by a 2x2 max-pool, and then dense layers. Layers carry
-the tables' names, so that `params["conv_1"]["kernel"]` is what the table calls conv_1. Inputs are float
-[batch, height, width, channel], in [0, 1] where no watermark is written; outputs are logits, without the
-tables' final softmax. Dense layers flatten in height, width, channel order.
+Every net is `blocks` of convolutions, each ended by a 2x2 max-pool, and then dense layers. Layers
+carry the tables' names, so that `params["conv_1"]["kernel"]` is what the table calls conv_1. Inputs
+are float [batch, height, width, channel], in [0, 1] where no watermark is written; outputs are
+logits, without the tables' final softmax. Dense layers flatten in height, width, channel order.
 
 Where a table cannot be taken literally, the class docstring says what was chosen and why.
 """
@@ -18,6 +18,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from nullmark_jax import convolution
 from nullmark_jax.errors import InputError
 
 Params = dict[str, Any]
@@ -29,6 +30,31 @@ class Conv(NamedTuple):
 
     features: int
     size: int
+
+
+class ReluConv(nn.Module):
+    """A convolution of stride 1 with bias and ReLU, its 2x2 max-pool fused where `pool` is asked.
+
+    Glorot uniform kernel [size, size, channels, features], zero bias; see `convolution` for why not
+    flax.linen.Conv.
+    """
+
+    features: int
+    size: int
+    padding: str
+    precision: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "batch height width channel"], *, pool: bool = False
+    ) -> Float[Array, "batch height2 width2 features"]:
+        shape = (self.size, self.size, images.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        features = convolution.conv2d(images, kernel, self.padding, self.precision)
+        if pool:
+            return convolution.bias_relu_pool(features, bias)
+        return convolution.bias_relu(features, bias)
 
 
 class ConvNet(nn.Module):
@@ -57,14 +83,8 @@ class ConvNet(nn.Module):
         for i, width in enumerate((*self.dense, self.num_classes), start=1):
             setattr(self, f"fc_{i}", self.dense_layer(width))
 
-    def convolution(self, conv: Conv) -> nn.Conv:
-        return nn.Conv(
-            conv.features,
-            (conv.size, conv.size),
-            padding=self.padding,
-            precision=self.precision,
-            kernel_init=nn.initializers.glorot_uniform(),
-        )
+    def convolution(self, conv: Conv) -> ReluConv:
+        return ReluConv(conv.features, conv.size, self.padding, self.precision)
 
     def dense_layer(self, width: int) -> nn.Dense:
         return nn.Dense(
@@ -73,10 +93,11 @@ class ConvNet(nn.Module):
 
     def block(self, features: Array, index: int) -> Array:
         """Returns the features after block `index` (from 0), given those before it."""
-        first = sum(len(block) for block in self.blocks[:index])
-        for i in range(len(self.blocks[index])):
-            features = nn.relu(getattr(self, f"conv_{first + i + 1}")(features))
-        return max_pool(features)
+        first = sum(len(block) for block in self.blocks[:index]) + 1
+        last = first + len(self.blocks[index]) - 1
+        for number in range(first, last + 1):
+            features = getattr(self, f"conv_{number}")(features, pool=number == last)
+        return features
 
     def head(self, features: Array) -> Array:
         """Returns the logits, given the features after the last block."""
@@ -97,9 +118,9 @@ class ConvNet(nn.Module):
 class DeepID(ConvNet):
     """Table 11: DeepID, whose last features are seen by fc_1 directly and by fc_2 through conv_4.
 
-    The earlier paper's Table XI gives conv_1 to conv_3 stride 2, which leaves a 55x47 input 3x2 before
-    conv_3's 3x3 kernel: impossible without padding. The strides are 1 here, as the later paper's
-    Table 11 (which names none) and the DeepID net itself have it.
+    The earlier paper's Table XI gives conv_1 to conv_3 stride 2, which leaves a 55x47 input 3x2
+    before conv_3's 3x3 kernel: impossible without padding. The strides are 1 here, as the later
+    paper's Table 11 (which names none) and the DeepID net itself have it.
     """
 
     def setup(self) -> None:
@@ -111,17 +132,10 @@ class DeepID(ConvNet):
         self.fc_3 = self.dense_layer(self.num_classes)
 
     def head(self, features: Array) -> Array:
-        deep = nn.relu(self.conv_4(features))
+        deep = self.conv_4(features)
         flat = features.reshape(features.shape[0], -1)
         deep = deep.reshape(deep.shape[0], -1)
         return self.fc_3(nn.relu(self.fc_1(flat) + self.fc_2(deep)))
-
-
-def max_pool(features: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """Returns the 2x2 maxima, stride 2; an odd last row or column is dropped (floor)."""
-    b, h, w, c = features.shape
-    cropped = features[:, : h // 2 * 2, : w // 2 * 2]
-    return cropped.reshape(b, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
 
 
 _VGG_BLOCKS = (
@@ -130,8 +144,9 @@ _VGG_BLOCKS = (
     (Conv(128, 3), Conv(128, 3)),
 )
 
+
 def digit(num_classes: int = 10, *, precision: str | None = None) -> ConvNet:
-    """Table 10: Digit, 28x28x1 -> 10. VALID padding, so that pool_2 gives 4x4x64 = 1,024 features."""
+    """Table 10: Digit, 28x28x1 -> 10. VALID padding: 4x4x64 = 1,024 features after pool_2."""
     return ConvNet(num_classes, ((Conv(32, 5),), (Conv(64, 5),)), (512,), precision=precision)
 
 
@@ -150,9 +165,9 @@ def traffic(num_classes: int = 43, *, precision: str | None = None) -> ConvNet:
 def object_(num_classes: int = 10, *, precision: str | None = None) -> ConvNet:
     """Table 13: Object, 32x32x3 -> 10.
 
-    The table repeats Table 12's layers. With VALID padding a 32x32 input has 1x1 left after conv_6 and
-    nothing after pool_3, so the padding is SAME here: 4x4x128 = 2,048 features after pool_3. Its last
-    layer is printed with 43 channels; CIFAR-10 has 10 classes.
+    The table repeats Table 12's layers. With VALID padding a 32x32 input has 1x1 left after conv_6
+    and nothing after pool_3, so the padding is SAME here: 4x4x128 = 2,048 features after pool_3.
+    Its last layer is printed with 43 channels; CIFAR-10 has 10 classes.
     """
     return ConvNet(num_classes, _VGG_BLOCKS, (512, 512), padding="SAME", precision=precision)
 
@@ -174,7 +189,8 @@ def create(name: str, num_classes: int, *, precision: str | None = None) -> Conv
 
 def apply_fn(model: nn.Module) -> ApplyFn:
     """Returns the plain function (params, images) -> logits of a Linen module."""
-    return lambda params, images: model.apply({"params": params}, images)
+    apply: Any = model.apply  # Whose result could be a pair, had it mutable collections.
+    return lambda params, images: apply({"params": params}, images)
 
 
 def init_params(model: nn.Module, key: jax.Array, input_shape: tuple[int, int, int]) -> Params:
@@ -188,9 +204,7 @@ def parameter_shapes(
     """Returns each tensor's shape by its name in a model file, "conv_1/kernel" and so on."""
     model = create(name, num_classes)
     try:
-        params = jax.eval_shape(
-            lambda key: init_params(model, key, input_shape), jax.random.key(0)
-        )
+        params = jax.eval_shape(lambda key: init_params(model, key, input_shape), jax.random.key(0))
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise InputError(
             f"config.data.input_shape: {tuple(input_shape)} is too small for the {name} model; "
@@ -211,7 +225,7 @@ _PREDICTED_AT_ONCE = 500
 def predictor(
     name: str, params: Params, num_classes: int, *, precision: str | None = "highest"
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns images float32 [N, H, W, C] of any range -> predicted labels int32 [N], for a net's params.
+    """Returns a net's images float32 [N, H, W, C], of any range -> predicted labels int32 [N].
 
     Any N >= 0; the images pass in batches of one size, so that the net is compiled once.
     """

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from nullmark_jax import checks
 from nullmark_jax.errors import InputError
 
 OPTIMIZERS = ("sgd", "momentum", "adam")
@@ -19,7 +20,7 @@ class Recipe(NamedTuple):
       name: "sgd", "momentum" (Nesterov, 0.9) or "adam".
       learning_rate: the peak, > 0.
       schedule: after the warm-up, "constant"; "inverse-time" (Keras's `decay`: lr / (1 + decay t));
-        "cosine" or "linear", down to 0 at the last step.
+        "cosine" or "linear", reaching 0 as the last step ends.
       decay: of "inverse-time", a step.
       warmup_steps: steps over which the rate rises linearly from 0; 0 for none.
       clip_norm: the largest global norm of a gradient; 0 for no clipping.
@@ -43,21 +44,23 @@ def check_recipe(recipe: Recipe) -> None:
     ):
         if value not in known:
             raise InputError(
-                f"config.optimizer.{name}: {value!r} is none; take one of {', '.join(known)}"
+                f"config.optimizer.{name}: {checks.shown(value)} is none; "
+                f"take one of {', '.join(known)}"
             )
-    if not recipe.learning_rate > 0:
-        raise InputError(
-            f"config.optimizer.learning_rate: {recipe.learning_rate} must be above 0"
-        )
-    for name in ("decay", "warmup_steps", "clip_norm", "weight_decay"):
-        if not getattr(recipe, name) >= 0:
+    rate = checks.real("config.optimizer.learning_rate", recipe.learning_rate)
+    if rate <= 0:
+        raise InputError(f"config.optimizer.learning_rate: {rate} must be above 0; give say 0.001")
+    checks.integer("config.optimizer.warmup_steps", recipe.warmup_steps, 0, 10**9)
+    for name in ("decay", "clip_norm", "weight_decay"):
+        number = checks.real(f"config.optimizer.{name}", getattr(recipe, name))
+        if number < 0:
             raise InputError(
-                f"config.optimizer.{name}: {getattr(recipe, name)} must not be negative"
+                f"config.optimizer.{name}: {number} must not be negative; give 0 for none"
             )
 
 
 def learning_rate(recipe: Recipe, total_steps: int) -> optax.Schedule:
-    """Returns step -> learning rate, the step counted from 0 over the whole training."""
+    """Returns step -> learning rate, float32, the step counted from 0 over the whole training."""
     peak, rest = recipe.learning_rate, max(total_steps - recipe.warmup_steps, 1)
     if recipe.schedule == "inverse-time":
         after = lambda step: peak / (1.0 + recipe.decay * step)  # noqa: E731
@@ -67,11 +70,12 @@ def learning_rate(recipe: Recipe, total_steps: int) -> optax.Schedule:
         after = optax.linear_schedule(peak, 0.0, rest)
     else:
         after = optax.constant_schedule(peak)
-    if not recipe.warmup_steps:
-        return after
-    # The first step already moves: (step + 1) / warm-up.
-    rise = lambda step: peak * (step + 1) / recipe.warmup_steps  # noqa: E731
-    return optax.join_schedules([rise, after], [recipe.warmup_steps])
+    schedule = after
+    if recipe.warmup_steps:
+        # The first step already moves: (step + 1) / warm-up.
+        rise = lambda step: peak * (step + 1) / recipe.warmup_steps  # noqa: E731
+        schedule = optax.join_schedules([rise, after], [recipe.warmup_steps])
+    return lambda step: jnp.asarray(schedule(jnp.asarray(step, jnp.float32)), jnp.float32)
 
 
 def optimizer(recipe: Recipe, total_steps: int) -> optax.GradientTransformation:
@@ -81,13 +85,25 @@ def optimizer(recipe: Recipe, total_steps: int) -> optax.GradientTransformation:
     if recipe.clip_norm:
         parts.append(optax.clip_by_global_norm(recipe.clip_norm))
     if recipe.name == "adam":
-        parts.append(optax.scale_by_adam())
+        parts.append(_promoting(optax.scale_by_adam()))
     elif recipe.name == "momentum":
         parts.append(optax.trace(0.9, nesterov=True))
     if recipe.weight_decay:
         parts.append(optax.add_decayed_weights(recipe.weight_decay, mask=_kernels))
     parts.append(optax.scale_by_learning_rate(learning_rate(recipe, total_steps)))
     return optax.chain(*parts)
+
+
+def _promoting(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Returns `inner`, which mixes ints and floats, usable where jax is set to strict promotion."""
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        with jax.numpy_dtype_promotion("standard"):
+            return inner.update(updates, state, params)
+
+    return optax.GradientTransformation(inner.init, update)
 
 
 def _kernels(params: optax.Params) -> optax.Params:

@@ -1,12 +1,12 @@
 """Data parallelism: the only file with pmap, collectives and the topology of devices.
 
-A step is written for one device's share of a batch and averages what it must through `average`; `pmap`
-here gives it a share each. State is replicated by specification (`in_axes=None`, `out_axes=None`), so
-no array ever carries a device axis outside this file.
+A step is written for one device's share of a batch and averages what it must through `average`;
+`pmap` here gives it a share each. State is replicated by specification (`in_axes=None`,
+`out_axes=None`), so no array ever carries a device axis outside this file.
 
-Under pmap `average(grad(loss))` is the gradient of the averaged loss, and `grad(average(loss))` is not;
-`out_axes=None` silently returns device 0's value where an average was forgotten. The tests hold every
-use against one device on the whole batch.
+Under pmap `average(grad(loss))` is the gradient of the averaged loss, and `grad(average(loss))` is
+not; `out_axes=None` silently returns device 0's value where an average was forgotten. The tests
+hold every use against one device on the whole batch.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nullmark_jax.errors import InputError
 
@@ -54,14 +55,27 @@ def share(tree: Tree, devices: int, axis: int = 0) -> Tree:
 
     Rows are dealt like cards, so that the first k rows of a batch (the ones with marked copies) are
     the first k / devices rows of every share.
+
+    Raises:
+      InputError: the rows cannot be shared equally.
     """
 
     def deal(array: np.ndarray) -> np.ndarray:
+        check_divisible("rows", array.shape[axis], devices)
         each = array.shape[axis] // devices
         split = (*array.shape[:axis], each, devices, *array.shape[axis + 1 :])
         return np.ascontiguousarray(np.moveaxis(array.reshape(split), axis + 1, 0))
 
     return jax.tree.map(deal, tree)
+
+
+def replicate(tree: Tree) -> Tree:
+    """Returns `tree` with every array on all local devices, as `pmap_shares` takes what is not cut.
+
+    An array that lies elsewhere is copied to all devices at every call, a whole data set too.
+    """
+    mesh = Mesh(np.asarray(jax.local_devices()), (AXIS,))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def pmap_shares(

@@ -1,8 +1,11 @@
 """What the command-line programs share: flags in, an exit status out, one line for bad input."""
 
+import contextlib
+import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import NoReturn
 
 from absl import flags
@@ -13,8 +16,7 @@ from nullmark_jax.errors import InputError, TrainingDiverged
 UNUSABLE = 2
 """Exit status of every program for input that it cannot use."""
 DIVERGED = 3
-INTERRUPTED = 130
-TERMINATED = 143
+_STOPS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 def run(
@@ -33,35 +35,58 @@ def run(
 
     Returns:
       What `body` returned; 0 after --help. One line on stderr and 2 after an InputError, or where
-      the system refuses a file; 3 after a TrainingDiverged; 130 after Ctrl-C; 143 after SIGTERM.
+      the system refuses a file; 3 after a TrainingDiverged; 130 after Ctrl-C; 143 after SIGTERM
+      (which end the process themselves where jax is at work).
     """
     if {"--help", "-help", "-h"} & set(argv[1:]):
         print(f"{description}\n{flag_values.get_help()}")
         return 0
-    previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        parse(flag_values, argv)
-        return body(flag_values)
+        with _stoppable():
+            parse(flag_values, argv)
+            return body(flag_values)
     except InputError as error:
         return _fail(str(error), UNUSABLE)
     except OSError as error:
         return _fail(f"{error}; check the disk and the permissions", UNUSABLE)
     except TrainingDiverged as error:
         return _fail(str(error), DIVERGED)
-    except KeyboardInterrupt:
-        return _fail("interrupted; give the same command again to go on", INTERRUPTED)
-    except _Terminated:
-        return _fail("terminated; give the same command again to go on", TERMINATED)
+    except _Stopped as stop:
+        return _fail(_stop_line(stop.number), 128 + stop.number)
+
+
+class _Stopped(BaseException):
+    """SIGINT or SIGTERM, as an exception, so that what is being written is cleaned up."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Makes SIGINT and SIGTERM end the block with a `_Stopped`, or the process, below jax."""
+    previous = {number: signal.signal(number, _stop) for number in _STOPS}
+    try:
+        yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
-class _Terminated(BaseException):
-    """SIGTERM, as an exception, so that what is being written is cleaned up."""
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    while frame is not None:
+        # jax compiles in a thread of its own, which crashes the process once an exception has freed
+        # what it reads; and jax's callback of the garbage collector loses exceptions.
+        if frame.f_globals.get("__name__", "").partition(".")[0] == "jax":
+            bar_end = "\n" if os.isatty(2) else ""
+            os.write(2, f"{bar_end}{_stop_line(number)}\n".encode())
+            os._exit(128 + number)
+        frame = frame.f_back
+    raise _Stopped(number)
 
 
-def _terminate(number: int, frame: object) -> NoReturn:
-    raise _Terminated
+def _stop_line(number: int) -> str:
+    return f"{_STOPS[number]}; give the same command again to go on"
 
 
 def _fail(message: str, status: int) -> int:
@@ -81,7 +106,13 @@ def parse(flag_values: flags.FlagValues, argv: list[str]) -> None:
         rest = flag_values(argv)[1:]
     except Exception as error:  # A config file is code, which may raise anything.
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{lines[-1]}; see --help") from error
+        line = lines[-1].removeprefix(f"{InputError.__module__}.InputError: ")
+        cause = error.args[0] if error.args else None
+        if isinstance(cause, KeyError):  # ml_collections, of --config.FIELD=VALUE.
+            line = f"there is no field {cause.args[0]}"
+        if not isinstance(error, flags.Error) and not line.startswith("--config"):
+            line = f"--config: {line}"
+        raise InputError(f"{line}; see --help") from error
     if rest:
         raise InputError(f"{rest[0]!r}: is not a flag; see --help")
 
@@ -92,3 +123,5 @@ def define_config(flag_values: flags.FlagValues, argv: list[str], help_text: str
         "config", None, help_text, flag_values=flag_values, sys_argv=argv, lock_config=True
     )
     flags.mark_flag_as_required("config", flag_values)
+    # A file that cannot be loaded raises only when the config is looked at: look at once.
+    flags.register_validator("config", lambda config: dir(config.get), flag_values=flag_values)

@@ -1,4 +1,4 @@
-"""Progress of a training: a bar with rate and ETA on a terminal, a plain line an epoch elsewhere."""
+"""Progress of training: a bar with rate and ETA on a terminal, a plain line an epoch elsewhere."""
 
 import sys
 from types import TracebackType

@@ -1,13 +1,12 @@
 """One run: from a config to a run folder with a verified model. The shell around the pure core."""
 
-import dataclasses
 import datetime
-import json
 import os
 import pathlib
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,10 +16,10 @@ import numpy as np
 from nullmark_jax import (
     batches,
     claim,
-    config as configs,
     data,
     evaluation,
     files,
+    incremental,
     losses,
     models,
     optimizers,
@@ -30,32 +29,26 @@ from nullmark_jax import (
     transform,
     verification,
 )
+from nullmark_jax import config as configs
 from nullmark_jax.checkpoint import Checkpoints
 from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
+from nullmark_jax.folder import claim_folder, read_history, to_json, write_history
 from nullmark_jax.metrics import Counts
+from nullmark_jax.owner import Owner, find_owner, named_key
 from nullmark_jax.progress import Progress
 from nullmark_jax.reports import figures
 
 _ACCELERATOR_STEPS = 50
 
 
-@dataclasses.dataclass(frozen=True)
-class Owner:
-    """Who signs, and the verifier string's two parts."""
-
-    key: signing.SigningKey
-    name: str
-    timestamp: str
-
-
 def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
-    """Trains a watermarked model, writes claim and model, verifies the claim from the written files.
+    """Trains a watermarked model, writes claim and model, verifies the claim from those files.
 
     Args:
       config: as `nullmark_jax.config.default` describes it.
-      workdir: the run folder. A run that was interrupted there goes on, and ends with the same model,
-        byte for byte; a finished one is evaluated again.
+      workdir: the run folder. A run that was interrupted there goes on, and ends with the same
+        model, byte for byte; a finished one is evaluated again.
 
     Returns:
       What result.json holds.
@@ -67,11 +60,14 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
     configs.check(config)
     folder = pathlib.Path(workdir)
     splits = data.load(**data_arguments(config), seed=config.seed)
+    plan = make_plan(config, splits.train)
+    key = named_key(config)
     claim_folder(folder, config)
-    owner = find_owner(config, folder)
+    owner = find_owner(config, folder, key)
     watermarks = owner_watermarks(config, owner)
+    check_labels(splits, watermarks)
     started = time.monotonic()
-    state = train(config, folder, splits, watermarks)
+    state, history = train(config, folder, splits, watermarks, plan)
     seconds = time.monotonic() - started
 
     model = models.create(config.model, config.data.num_classes, precision=config.precision)
@@ -87,18 +83,17 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
     if config.watermark.num_watermarks:
         write_claim(config, folder, owner, digest)
         verified = verify_folder(config, folder, splits.test)
-    history = read_history(folder)
     draw(folder, history, splits.test, watermarks, config)
     result = {
         "experiment": "train",
         "task": config.task,
         "seed": config.seed,
         "metrics": summary(test, verified, config.watermark.scheme),
-        "paper": config.paper.to_dict(),
+        "paper": paper_figures(config),
         "environment": environment(),
         "seconds": round(seconds, 1),
     }
-    files.write_whole(folder / "result.json", _json(result))
+    files.write_whole(folder / "result.json", to_json(result))
     return result
 
 
@@ -107,55 +102,11 @@ def data_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return config.data.to_dict()
 
 
-def claim_folder(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Makes the run folder and writes config.json; InputError where another config's run is there."""
-    text = _json(config.to_dict())
-    path = folder / "config.json"
-    with files.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        if files.read_bounded(path, 2**20) != text:
-            raise InputError(
-                f"--workdir: {folder} holds the run of another config (config.json differs); "
-                "give another folder or the same config"
-            )
-    elif any(folder.iterdir()):
-        raise InputError(
-            f"--workdir: {folder} is not empty and holds no run; give another folder"
-        )
-    else:
-        files.write_whole(path, text)
-
-
-def find_owner(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Owner:
-    """Returns the owner a config names; makes owner.key in the run folder where it names no key.
-
-    The timestamp of a run's first start is kept in verifier.json, so that a resumed run signs the
-    same string.
-    """
-    named = config.owner
-    passphrase = signing.read_passphrase(named.passphrase_file) if named.passphrase_file else None
-    if named.experiment_key >= 0:
-        key = signing.experiment_key(named.experiment_key)
-    elif named.key_file:
-        key = signing.read_key(named.key_file, passphrase)
-    else:
-        if not (folder / signing.PRIVATE_NAME).exists():
-            signing.write_key_files(folder, signing.generate_key(), passphrase)
-        key = signing.read_key(folder / signing.PRIVATE_NAME, passphrase)
-    path = folder / "verifier.json"
-    if not path.exists():
-        verifier = {"owner": named.name, "timestamp": named.timestamp or signing.utc_now()}
-        signing.verifier_string(**verifier)
-        files.write_whole(path, _json(verifier))
-    verifier = json.loads(files.read_bounded(path, 2**16))
-    return Owner(key, verifier["owner"], verifier["timestamp"])
-
-
 def owner_watermarks(config: ml_collections.ConfigDict, owner: Owner) -> Watermark:
-    """Returns the owner's watermarks 0..K-1 as a population; for K = 0 the one that is *not* embedded.
+    """Returns the owner's watermarks 0..K-1 as a population.
 
-    A watermark-free model is measured against it, as the control.
+    For K = 0 that is watermark 0, which is *not* embedded: a watermark-free model is measured
+    against it, as the control.
     """
     signature = signing.sign(owner.key, owner=owner.name, timestamp=owner.timestamp)
     height, width, _ = config.data.input_shape
@@ -176,32 +127,71 @@ def owner_watermarks(config: ml_collections.ConfigDict, owner: Owner) -> Waterma
     )
 
 
-def train(
-    config: ml_collections.ConfigDict,
-    folder: pathlib.Path,
-    splits: data.Splits,
-    watermarks: Watermark,
-) -> training.TrainState:
-    """Trains to the last epoch from wherever the run folder stands; returns the final state."""
+def check_labels(splits: data.Splits, watermarks: Watermark) -> None:
+    """Raises InputError where a watermark's label is that of all images it is measured on."""
+    for name, split in (("validation", splits.validation), ("test", splits.test)):
+        classes = np.unique(split.labels)
+        if len(classes) == 1 and classes[0] in watermarks.target_label:
+            raise InputError(
+                f"config.data: every {name} image is of class {classes[0]}, a watermark's own "
+                "label, which leaves its true accuracy undefined; give images of other classes too"
+            )
+
+
+def make_plan(
+    config: ml_collections.ConfigDict, train_split: data.Dataset
+) -> Callable[[int], batches.Batch]:
+    """Returns epoch -> its batches.
+
+    Raises:
+      InputError: the batch does not fit the data or the devices, or a scan lacks its data.
+    """
     marked = (
         batches.marked_per_batch(config.loss.inject_ratio, config.batch_size)
         if config.watermark.num_watermarks
         else 0
     )
-    augmentation = batches.Augmentation(**config.augmentation)
-    num_images = len(splits.train.labels)
+    devices = parallel.device_count()
+    parallel.check_divisible("config.batch_size", config.batch_size, devices)
+    parallel.check_divisible("config.loss.inject_ratio * config.batch_size", marked, devices)
+    if config.steps_per_dispatch > 1 and not is_resident(config, train_split):
+        raise InputError(
+            f"config.steps_per_dispatch: {config.steps_per_dispatch} needs the training set on the "
+            f"device; give 1, or config.resident_bytes={train_split.images.nbytes}"
+        )
 
     def plan(epoch: int) -> batches.Batch:
         return batches.epoch_batches(
             config.seed,
             epoch,
-            num_images=num_images,
+            num_images=len(train_split.labels),
             batch_size=config.batch_size,
             marked=marked,
             num_watermarks=config.watermark.num_watermarks,
-            augmentation=augmentation,
+            augmentation=batches.Augmentation(**config.augmentation),
         )
 
+    plan(1)  # Raises where the batch does not fit.
+    return plan
+
+
+def is_resident(config: ml_collections.ConfigDict, train_split: data.Dataset) -> bool:
+    """Returns whether the training set is kept on the device."""
+    return train_split.images.nbytes <= config.resident_bytes
+
+
+def train(
+    config: ml_collections.ConfigDict,
+    folder: pathlib.Path,
+    splits: data.Splits,
+    watermarks: Watermark,
+    plan: Callable[[int], batches.Batch],
+) -> tuple[training.TrainState, list[dict[str, Any]]]:
+    """Trains to the last epoch from wherever the run folder stands.
+
+    Returns:
+      The final state, and the record of each epoch.
+    """
     steps = plan(1).index.shape[0]
     recipe = configs.recipe(config)
     optimizer = optimizers.optimizer(recipe, steps * config.epochs)
@@ -209,7 +199,9 @@ def train(
     model = models.create(config.model, config.data.num_classes, precision=config.precision)
     apply_fn = models.apply_fn(model)
     step = training.make_train_step(
-        marked_logits=training.concatenated_logits(apply_fn),
+        marked_logits=incremental.for_network(
+            model, pattern_size=config.watermark.pattern_size
+        ),
         optimizer=optimizer,
         cross_entropy=losses.cross_entropy(config.loss.cross_entropy),
         true_weight=config.loss.true_weight,
@@ -217,22 +209,20 @@ def train(
         extreme_value_factor=optimizers.extreme_value_factor(
             config.curriculum.start, round(config.curriculum.epochs * steps)
         ),
-        augmentation=augmentation,
+        augmentation=batches.Augmentation(**config.augmentation),
         average=parallel.average,
     )
     params = models.init_params(model, jax.random.key(config.seed), tuple(config.data.input_shape))
-    resident = splits.train.images.nbytes <= config.resident_bytes
+    resident = is_resident(config, splits.train)
     automatic = _ACCELERATOR_STEPS if parallel.on_accelerator() and resident else 1
     validate = (
         evaluation.make_evaluator(apply_fn, splits.validation, watermarks)
         if len(splits.validation.labels)
         else None
     )
-    history = folder / "metrics.jsonl"
     with Checkpoints(folder / "checkpoints") as checkpoints:
         epoch, state = checkpoints.latest(training.init_state(params, optimizer))
-        # Lines after the last checkpoint are of an epoch that is trained again.
-        records = [record for record in read_history(folder) if record["epoch"] <= epoch]
+        records = read_history(folder, epoch)
         with Progress(total=steps * config.epochs, done=steps * epoch) as progress:
             for done in training.fit(
                 state,
@@ -250,15 +240,15 @@ def train(
             ):
                 record = epoch_record(done, validate(done.state.params) if validate else None)
                 records.append(record)
-                files.write_whole(history, b"".join(_line(each) for each in records))
+                write_history(folder, records)
                 checkpoints.save(done.number, done.state)
                 progress.note(record)
                 state = done.state
-    return state
+    return state, records
 
 
 def epoch_record(epoch: training.Epoch, validation: Counts | None) -> dict[str, Any]:
-    """Returns an epoch's line of metrics.jsonl: mean losses, and accuracies on the validation split.
+    """Returns an epoch's line of metrics.jsonl: mean losses, and accuracies on validation images.
 
     Of several watermarks it gives the lowest accuracies.
     """
@@ -280,18 +270,14 @@ def epoch_record(epoch: training.Epoch, validation: Counts | None) -> dict[str, 
     return record
 
 
-def read_history(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the lines of metrics.jsonl, oldest first; none where there is no such file."""
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def write_claim(
     config: ml_collections.ConfigDict, folder: pathlib.Path, owner: Owner, model_sha256: str
 ) -> None:
-    """Writes claim.json for the watermark of index 0; the others stay hidden (later paper, 6.3)."""
+    """Writes claim.json for the watermark of index 0.
+
+    All indices come from one signature, so handing in the claim reveals them all; watermarks that
+    are to stay hidden (later paper, section 6.3) need signatures of their own.
+    """
     made = claim.claim_for(
         owner.key,
         owner=owner.name,
@@ -319,6 +305,7 @@ def verify_folder(
         expected_shapes=models.parameter_shapes(
             config.model, tuple(config.data.input_shape), config.data.num_classes
         ),
+        expected_sha256=made.model_sha256,
     )
     predict = models.predictor(
         config.model, params, config.data.num_classes, precision=config.precision
@@ -333,8 +320,8 @@ def summary(
 ) -> dict[str, Any]:
     """Returns result.json's `metrics`: accuracies on the test split with exact 95% intervals.
 
-    `watermark_accuracy` is watermark 0's, the lower of true and null (of true and the null agreement
-    for wonder-filter); `each_null_accuracy` and `each_true_accuracy` are every watermark's.
+    `watermark_accuracy` is watermark 0's, the lower of true and null (of true and the null
+    agreement for wonder-filter); `each_null_accuracy` and `each_true_accuracy` are every watermark's.
     """
     first = jax.tree.map(lambda field: int(field[0]), test)
     pairs = {
@@ -358,6 +345,11 @@ def summary(
     return metrics
 
 
+def paper_figures(config: ml_collections.ConfigDict) -> dict[str, float]:
+    """Returns the papers' figures for the task; none for data of the user's own."""
+    return {} if config.data.source == "npz" else config.paper.to_dict()
+
+
 def draw(
     folder: pathlib.Path,
     history: list[dict[str, Any]],
@@ -367,15 +359,16 @@ def draw(
 ) -> None:
     """Writes the run's figures: the pattern, an image with its copies, the training curves."""
     first = jax.tree.map(lambda field: np.asarray(field)[0], watermarks)
-    with files.writing(folder / "figures"):
-        (folder / "figures").mkdir(exist_ok=True)
     drawn = {
         "pattern": figures.pattern_figure(first),
         "example": figures.examples_figure(test.images[0], first),
     }
     if "normal_accuracy" in history[-1]:
         drawn["curves"] = figures.curves_figure(
-            history, threshold=config.watermark.threshold, paper=config.paper.to_dict()
+            history,
+            threshold=config.watermark.threshold,
+            paper=paper_figures(config),
+            embedded=bool(config.watermark.num_watermarks),
         )
     for name, figure in drawn.items():
         figures.save(figure, folder / "figures" / f"{name}.png")
@@ -409,11 +402,3 @@ def _commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return ""
     return commit + ("+" if changes else "")
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, allow_nan=False, default=list) + "\n").encode()
-
-
-def _line(record: dict[str, Any]) -> bytes:
-    return (json.dumps(record) + "\n").encode()

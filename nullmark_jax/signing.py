@@ -1,7 +1,8 @@
 """Ed25519 keys, the verifier string and signatures (later paper, section 6.1). Host, by PyNaCl.
 
-The papers sign with RSA and AES; a signature of any sound scheme serves Transform, and Ed25519's is
-short and deterministic: an owner has exactly one per verifier string.
+The papers sign with RSA and AES; any sound signature serves Transform, and Ed25519's is short.
+`sign` is deterministic, but `check` cannot tell: the holder of a key can make many signatures of
+one verifier string that all check, and so try many watermarks.
 """
 
 import datetime

@@ -1,9 +1,9 @@
 """Float32 tensors as the bytes of a safetensors file, and back. Host.
 
 The safetensors library reads what is written here, and `parse` what it writes. It does not serve
-here because it leaves the metadata's order to chance, where the claim's digest needs equal models to
-be equal bytes, and because a claimant's file is to be refused for whatever its reader overlooks: a
-name given twice, values that are not finite.
+here because it leaves the metadata's order to chance, where the claim's digest needs equal models
+to be equal bytes, and because a claimant's file is to be refused for whatever a reader may
+overlook: a name given twice, values that are not finite.
 """
 
 import json
@@ -17,7 +17,7 @@ from nullmark_jax import checks
 from nullmark_jax.errors import InputError
 
 MAX_HEADER_BYTES = 2**20
-_METADATA = "__metadata__"
+METADATA = "__metadata__"
 
 
 def serialize(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
@@ -28,7 +28,7 @@ def serialize(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) ->
       metadata: text by name.
     """
     ordered = {name: np.asarray(tensors[name], "<f4") for name in sorted(tensors)}
-    header: dict[str, Any] = {_METADATA: dict(sorted(metadata.items()))}
+    header: dict[str, Any] = {METADATA: dict(sorted(metadata.items()))}
     offset = 0
     for name, tensor in ordered.items():
         end = offset + tensor.nbytes
@@ -67,10 +67,10 @@ def parse(
         raise InputError("no safetensors header; give the model.safetensors that was written")
     header = checks.json_object(data[8 : 8 + length])
     body = memoryview(data)[8 + length :]
-    found = header.pop(_METADATA, None)
+    found = header.pop(METADATA, None)
     if found != dict(metadata):
         raise InputError(
-            f"{_METADATA}: {checks.shown(found)} is not the task's {dict(metadata)}; give its model"
+            f"{METADATA}: {checks.shown(found)} is not the task's {dict(metadata)}; give its model"
         )
     for name in shapes:
         if name not in header:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from nullmark_jax import parallel
 from nullmark_jax.batches import Augmentation, Batch, augment, pick
 from nullmark_jax.embedding import Watermark, mark_batch, scale_pixels
-from nullmark_jax.errors import TrainingDiverged
+from nullmark_jax.errors import InputError, TrainingDiverged
 from nullmark_jax.losses import CrossEntropy, Logits, Terms, objective, objective_terms
 from nullmark_jax.models import ApplyFn, Params
 
@@ -75,6 +75,9 @@ def concatenated_logits(apply_fn: ApplyFn) -> MarkedLogits:
     return marked_logits
 
 
+_AS_THEY_ARE = Augmentation()
+
+
 def make_train_step(
     *,
     marked_logits: MarkedLogits,
@@ -83,7 +86,7 @@ def make_train_step(
     true_weight: float,
     null_weight: float,
     extreme_value_factor: optax.Schedule = lambda step: 1.0,
-    augmentation: Augmentation = Augmentation(),
+    augmentation: Augmentation = _AS_THEY_ARE,
     average: Callable[[Any], Any] = lambda tree: tree,
 ) -> TrainStep:
     """Returns the pure step (state, images, labels, batch, watermarks) -> (state, metrics).
@@ -131,7 +134,7 @@ def make_train_step(
         value, terms, gradient = average((value, terms, gradient))
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = StepMetrics(value, terms, optax.global_norm(gradient))
+        metrics = StepMetrics(value, terms, optax.tree.norm(gradient))
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return step
@@ -201,29 +204,37 @@ def fit(
       on_step: told after each dispatch how many steps it ran (progress).
 
     Raises:
-      TrainingDiverged: the loss was not finite; says at which epoch, step and learning rate.
+      InputError: steps are scanned over and the data set is not resident.
+      TrainingDiverged: a loss or a gradient was not finite; says at which epoch, step and learning
+        rate.
     """
     devices = parallel.device_count()
     scanned = steps_per_dispatch > 1
+    if scanned and not resident:
+        raise InputError(
+            f"steps_per_dispatch: {steps_per_dispatch} needs a resident data set; give 1"
+        )
     run = parallel.pmap_shares(
         scan_steps(step) if scanned else step,
         cut=(False, not resident, not resident, True, False),
         donate=(0,),
     )
     if resident:
-        images, labels = jnp.asarray(images), jnp.asarray(labels)
-    watermarks = jax.tree.map(jnp.asarray, watermarks)
+        images, labels = parallel.replicate((images, labels))
+    watermarks = parallel.replicate(watermarks)
 
     def prepare(part: Batch) -> tuple[Any, Any, Batch]:
         part = parallel.share(part, devices, axis=int(scanned))
         if resident:
             return images, labels, part
-        rows = np.broadcast_to(np.arange(part.index.shape[-1], dtype=np.int32), part.index.shape)
+        rows: Any = np.broadcast_to(np.arange(part.index.shape[-1], dtype=np.int32), part.index.shape)
         return images[part.index], labels[part.index], part._replace(index=rows)
 
     for epoch in range(first_epoch, epochs + 1):
         done: list[StepMetrics] = []
-        parts = list(_dispatches(plan(epoch), steps_per_dispatch))
+        running: list[StepMetrics] = []
+        batches = plan(epoch)
+        parts = list(_dispatches(batches, steps_per_dispatch))
         with ThreadPoolExecutor(max_workers=1) as host:
             ahead = host.submit(prepare, parts[0])
             for i, part in enumerate(parts, start=1):
@@ -231,10 +242,12 @@ def fit(
                 if i < len(parts):
                     ahead = host.submit(prepare, parts[i])
                 state, metrics = run(state, pictures, answers, batch, watermarks)
-                done.append(metrics)
+                running.append(metrics)
                 # Reading a loss waits for the device, so that dispatches run ahead in between.
                 if i % _CHECK_EVERY == 0 or i == len(parts):
-                    _check_finite(done, epoch, learning_rate)
+                    done.append(_merge(running))
+                    running = []
+                    _check_finite(_merge(done), epoch, len(batches.index), learning_rate)
                 on_step(part.index.shape[0] if scanned else 1)
         yield Epoch(epoch, state, _merge(done))
 
@@ -253,14 +266,17 @@ def _merge(metrics: list[StepMetrics]) -> StepMetrics:
     return jax.tree.map(lambda *m: np.concatenate([np.atleast_1d(x) for x in m]), *metrics)
 
 
-def _check_finite(metrics: list[StepMetrics], epoch: int, learning_rate: optax.Schedule) -> None:
-    if np.isfinite(metrics[-1].loss).all():
+def _check_finite(
+    metrics: StepMetrics, epoch: int, steps: int, learning_rate: optax.Schedule
+) -> None:
+    finite = np.isfinite(metrics.loss) & np.isfinite(metrics.gradient_norm)
+    if finite.all():
         return
-    losses = _merge(metrics).loss
-    step = int(np.flatnonzero(~np.isfinite(losses))[0])
-    rate = float(learning_rate((epoch - 1) * len(losses) + step))
+    step = int(np.argmin(finite))
+    rate = float(learning_rate((epoch - 1) * steps + step))
     raise TrainingDiverged(
-        f"the loss became {losses[step]} at epoch {epoch}, step {step + 1}, learning rate {rate:.3g}: "
-        "try a lower config.optimizer.learning_rate, config.optimizer.clip_norm=1 or a longer "
+        f"the loss became {metrics.loss[step]}, its gradient's norm {metrics.gradient_norm[step]}, "
+        f"at epoch {epoch}, step {step + 1}, learning rate {rate:.3g}: try a lower "
+        "config.optimizer.learning_rate, config.optimizer.clip_norm=1 or a longer "
         "config.optimizer.warmup_steps; the last good checkpoint is kept"
     )

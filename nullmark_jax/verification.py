@@ -33,7 +33,7 @@ Predict = Callable[[np.ndarray], Any]
 FORMAT = "nullmark-verification/1"
 CLIPPING_IMAGES = 1000
 CLIPPING_AGREEMENT = 0.99
-_BATCH = 256
+_BATCH = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +141,7 @@ def verify(
     Args:
       predict: F, from float32 images [b, H, W, C] to b integer labels in [0, Y), in any form NumPy
         reads. Clean pixels lie in [0, 1], marked ones are -lambda or lambda. It is called with
-        up to 256 images at a time, and not at all where the signature is bad.
+        up to 500 images at a time, and not at all where the signature is bad.
       claim: whose watermark is looked for.
       images: x, uint8 [N, H, W, C].
       labels: y, integers [N] in [0, Y); at least one is not y_W.
@@ -257,16 +257,15 @@ def clipping_agreement(predict: Predict, claim: claims.Claim, images: np.ndarray
     ask = _checked(predict, claim.num_classes)
     count = min(len(images), CLIPPING_IMAGES)
     chosen = images[np.arange(count) * len(images) // count]
-    rates = []
-    for pattern in _both(own) + _both(foreign):
-        same = 0
-        for batch in _batches(chosen):
-            scaled = embedding.scale_pixels(jnp.asarray(batch))
-            extreme = ask(embedding.embed(scaled, pattern, own.extreme_value))
-            bounded = ask(embedding.embed(scaled, pattern, 1.0))
-            same += int(np.sum(extreme == bounded))
-        rates.append(same / count)
-    return min(rates)
+    same = np.zeros(4, np.int64)
+    for batch in _batches(chosen):
+        agreed = []
+        for watermark in (own, foreign):
+            _, *extreme = _copies(batch, watermark)
+            _, *bounded = _copies(batch, watermark._replace(extreme_value=jnp.float32(1)))
+            agreed += [np.sum(ask(a) == ask(b)) for a, b in zip(extreme, bounded, strict=True)]
+        same += agreed
+    return float(same.min() / count)
 
 
 def _count(
@@ -276,28 +275,22 @@ def _count(
     labels: np.ndarray,
 ) -> metrics.Counts:
     """Returns the counts of Algorithm 3 over all images, as ints."""
-    counts = []
-    for batch, truth in zip(_batches(images), _batches(labels), strict=True):
-        scaled = embedding.scale_pixels(jnp.asarray(batch))
-        clean, null, true = (
-            jnp.asarray(ask(copies))
-            for copies in (
-                scaled,
-                *(embedding.embed(scaled, p, watermark.extreme_value) for p in _both(watermark)),
-            )
-        )
-        counts.append(
-            metrics.count(
-                clean, null, true, jnp.asarray(truth), jnp.asarray(watermark.target_label)
-            )
-        )
+    counts = [
+        _counted(*map(ask, _copies(batch, watermark)), truth, watermark.target_label)
+        for batch, truth in zip(_batches(images), _batches(labels), strict=True)
+    ]
     return jax.tree.map(lambda *fields: sum(map(int, fields)), *counts)
 
 
-def _both(watermark: Watermark) -> tuple[jax.Array, jax.Array]:
-    """Returns p and inv(p), each [1, H, W]."""
-    pattern = jnp.asarray(watermark.pattern)[None]
-    return pattern, embedding.invert(pattern)
+_counted = jax.jit(metrics.count)
+
+
+@jax.jit
+def _copies(images: jax.Array, watermark: Watermark) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns x in [0, 1], x (+) [p, lambda] and x (+) [inv(p), lambda], of uint8 images."""
+    scaled = embedding.scale_pixels(images)
+    population = jax.tree.map(lambda leaf: leaf[None], watermark)
+    return scaled, *embedding.mark_batch(scaled, population, jnp.zeros(len(images), jnp.int32))
 
 
 def _batches(values: np.ndarray) -> list[np.ndarray]:

@@ -146,8 +146,8 @@ def table(result: verification.Verification) -> str:
         lines.append("")
     if result.clipped_inputs:
         lines.append(
-            f"{100 * (result.clipping_agreement or 0):.1f}% of the answers to lambda are those to 1: "
-            "the model looks as if it clips its inputs to the pixel range."
+            f"{100 * (result.clipping_agreement or 0):.1f}% of the answers to lambda are those to "
+            "1: the model looks as if it clips its inputs to the pixel range."
         )
     verdict = "verified" if result.verified else "NOT verified"
     if result.signature_valid:

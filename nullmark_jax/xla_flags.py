@@ -1,8 +1,8 @@
 """The XLA flag that training on a CPU needs, set before jax starts.
 
-With YNN fusion on, jaxlib 0.10 and later run a convolution's gradient on the CPU 5 to 10 times slower.
-A jaxlib that does not know the flag refuses to start, so it is set only where the installed library
-contains its name, and never where the user's XLA_FLAGS name it.
+With YNN fusion on, jaxlib 0.10 and later run a convolution's gradient on the CPU 5 to 10 times
+slower. A jaxlib that does not know the flag refuses to start, so it is set only where the installed
+library contains its name, and never where the user's XLA_FLAGS name it.
 """
 
 import functools
@@ -16,12 +16,14 @@ CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 
 
 def set_cpu_flags(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Adds `--xla_cpu_experimental_ynn_fusion_type=` (empty: off) to XLA_FLAGS where jaxlib knows it.
+    """Adds `--xla_cpu_experimental_ynn_fusion_type=` (empty: off) to XLA_FLAGS if jaxlib knows it.
 
-    The user's own flags stay as they are; where they name this flag, nothing is changed. Must run
-    before the first use of jax.
+    The user's own flags stay as they are; where they name this flag, or XLA_FLAGS names a file of
+    flags, nothing is changed. Must run before the first use of jax.
     """
     flags = environ.get("XLA_FLAGS", "")
+    if flags.strip() and not flags.lstrip().startswith("-"):
+        return  # XLA reads a value without a leading dash as a file's name.
     if CPU_FLAG not in flags and jaxlib_knows(CPU_FLAG.removeprefix("--")):
         environ["XLA_FLAGS"] = f"{flags} {CPU_FLAG}=".strip()
 

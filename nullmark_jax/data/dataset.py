@@ -68,7 +68,7 @@ def stratified_split(
     NumPy's PCG64 is used, which NumPy promises to keep, so a split never changes with a version.
 
     Args:
-      labels: integers [N], >= 0.
+      labels: integers [N], N > 0.
       fraction: in [0, 1).
       seed: >= 0.
 
@@ -79,7 +79,7 @@ def stratified_split(
       keeps at least one image in the first part, which alone can make the second part smaller.
     """
     labels = np.asarray(labels)
-    classes, counts = np.unique(labels, return_counts=True)
+    _, counts = np.unique(labels, return_counts=True)
     # Rounded first: 0.1 * 30 is a little above 3, which must not count as a remainder.
     shares = np.round(fraction * counts, 9)
     quotas = np.minimum(np.floor(shares).astype(np.int64), counts - 1)
@@ -89,9 +89,11 @@ def stratified_split(
             break
         if remainders[index] > 0 and quotas[index] < counts[index] - 1:
             quotas[index] += 1
-    order = np.argsort(np.random.PCG64(seed).random_raw(len(labels)), kind="stable")
-    chosen = [order[labels[order] == c][:quota] for c, quota in zip(classes, quotas, strict=True)]
-    second = np.sort(np.concatenate([np.empty(0, np.int64), *chosen]))
+    drawn = np.argsort(np.random.PCG64(seed).random_raw(len(labels)), kind="stable")
+    by_class = drawn[np.argsort(labels[drawn], kind="stable")]
+    groups = np.split(by_class, np.cumsum(counts)[:-1])
+    chosen = [group[:quota] for group, quota in zip(groups, quotas, strict=True)]
+    second = np.sort(np.concatenate(chosen))
     return np.setdiff1d(np.arange(len(labels)), second, assume_unique=True), second
 
 

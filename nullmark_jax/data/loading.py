@@ -107,12 +107,17 @@ def _read(
     shape = tuple(int(size) for size in input_shape)
     if len(shape) != 3 or min(shape) < 1:
         raise InputError(f"config.data.input_shape={shape}: must be (height, width, channels)")
-    height, width, channels = shape
-    task = {"input_shape": (height, width, channels), "num_classes": num_classes}
     if source == "digits":
-        return digits.read(splits, **task)
+        return digits.read(splits, input_shape=shape, num_classes=num_classes)
     if source == "npz":
-        return npz.read(splits, path=path, **task)
+        return npz.read(splits, path=path, input_shape=shape, num_classes=num_classes)
     if source == "tfds":
-        return tfds.read(splits, name=name, data_dir=path, manual_dir=manual_dir, **task)
+        return tfds.read(
+            splits,
+            name=name,
+            data_dir=path,
+            manual_dir=manual_dir,
+            input_shape=shape,
+            num_classes=num_classes,
+        )
     raise InputError(f"config.data.source={source!r}: must be one of {', '.join(SOURCES)}")

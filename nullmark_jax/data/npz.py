@@ -3,7 +3,6 @@
 import math
 import os
 import zipfile
-import zlib
 from typing import Any
 
 import numpy as np
@@ -27,29 +26,28 @@ def read(
     Raises:
       InputError: the file or an array of it cannot be used.
     """
-    path = os.path.expanduser(path)
+    where = f"config.data.path={path!r}"
     if not path:
-        raise InputError(
-            f"config.data.path='': source 'npz' needs --config.data.path=FILE, {_FORMAT}"
-        )
-    if not os.path.isfile(path):
-        raise InputError(f"config.data.path={path!r}: no such file; give {_FORMAT}")
+        raise InputError(f"{where}: source 'npz' needs --config.data.path=FILE, {_FORMAT}")
+    file = os.path.expanduser(path)
+    if not os.path.isfile(file):
+        raise InputError(f"{where}: no such file; give {_FORMAT}")
+    # zipfile and NumPy's header parser can raise anything on a damaged or forged file.
     try:
-        with zipfile.ZipFile(path) as archive:
-            return [_read_split(archive, path, split, input_shape, num_classes) for split in splits]
-    except zipfile.BadZipFile as error:
-        raise InputError(
-            f"config.data.path={path!r}: not an .npz file ({error}); give {_FORMAT}"
-        ) from error
+        archive = zipfile.ZipFile(file)
     except OSError as error:
+        raise InputError(f"{where}: cannot be read ({error.strerror}); give {_FORMAT}") from error
+    except Exception as error:
         raise InputError(
-            f"config.data.path={path!r}: cannot be read ({error.strerror or error})"
+            f"{where}: not an .npz file ({_describe(error)}); give {_FORMAT}"
         ) from error
+    with archive:
+        return [_read_split(archive, where, split, input_shape, num_classes) for split in splits]
 
 
 def _read_split(
     archive: zipfile.ZipFile,
-    path: str,
+    where: str,
     split: str,
     input_shape: tuple[int, int, int],
     num_classes: int,
@@ -57,44 +55,44 @@ def _read_split(
     x, y = f"x_{split}", f"y_{split}"
     missing = [key for key in (x, y) if f"{key}.npy" not in archive.namelist()]
     if missing:
-        found = ", ".join(name.removesuffix(".npy") for name in archive.namelist()[:8]) or "nothing"
+        found = [name.removesuffix(".npy") for name in archive.namelist()[:8]]
         raise InputError(
-            f"{path}: no array {' and no array '.join(missing)} (it has {found}); give {_FORMAT}"
+            f"{where}: no array {' and no array '.join(missing)} (it has {found}); give {_FORMAT}"
         )
 
-    x_shape, x_dtype = _header(archive, path, x)
+    x_shape, x_dtype = _header(archive, where, x)
     if x_dtype != np.uint8:
-        raise InputError(f"{path}: {x} is {x_dtype}; must be uint8, with pixels 0..255")
+        raise InputError(f"{where}: {x} is {x_dtype}; must be uint8, with pixels 0..255")
     if len(x_shape) not in (3, 4):
         raise InputError(
-            f"{path}: {x} has shape {x_shape}; must be [N, H, W, C], or [N, H, W] for one channel"
+            f"{where}: {x} has shape {x_shape}; must be [N, H, W, C], or [N, H, W] for one channel"
         )
     if not x_shape[0]:
-        raise InputError(f"{path}: {x} is empty; each split needs at least one image")
-    check_image_shape(f"{path}: {x}", (*x_shape[1:], 1)[:3], input_shape)
-    y_shape, y_dtype = _header(archive, path, y)
+        raise InputError(f"{where}: {x} is empty; each split needs at least one image")
+    check_image_shape(f"{where}: {x}", (*x_shape[1:], 1)[:3], input_shape)
+    y_shape, y_dtype = _header(archive, where, y)
     if y_dtype.kind not in "iu":
-        raise InputError(f"{path}: {y} is {y_dtype}; must be integers, the class of each image")
+        raise InputError(f"{where}: {y} is {y_dtype}; must be integers, the class of each image")
     if y_shape != x_shape[:1]:
         raise InputError(
-            f"{path}: {y} has shape {y_shape}; must be ({x_shape[0]},), one label an image of {x}"
+            f"{where}: {y} has shape {y_shape}; must be ({x_shape[0]},), one label an image of {x}"
         )
 
-    labels = _array(archive, path, y)
+    labels = _array(archive, where, y)
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0 or highest >= num_classes:
         raise InputError(
-            f"{path}: {y} has labels {lowest}..{highest}; must lie in [0, {num_classes}), "
+            f"{where}: {y} has labels {lowest}..{highest}; must lie in [0, {num_classes}), "
             "or set --config.data.num_classes"
         )
     return Dataset(
-        images=_array(archive, path, x).reshape(-1, *input_shape),
+        images=_array(archive, where, x).reshape(-1, *input_shape),
         labels=labels.astype(np.int32),
         class_names=tuple(str(label) for label in range(num_classes)),
     )
 
 
-def _header(archive: zipfile.ZipFile, path: str, key: str) -> tuple[tuple[int, ...], np.dtype]:
+def _header(archive: zipfile.ZipFile, where: str, key: str) -> tuple[tuple[int, ...], np.dtype]:
     """Returns the declared shape and dtype of an array whose data are not read yet."""
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -105,32 +103,31 @@ def _header(archive: zipfile.ZipFile, path: str, key: str) -> tuple[tuple[int, .
         with archive.open(member) as file:
             shape, _, dtype = readers[np.lib.format.read_magic(file)](file)
             data_size = member.file_size - file.tell()
-    # RuntimeError: an encrypted member; NotImplementedError: a compression method Python lacks.
-    except (ValueError, KeyError, EOFError, zlib.error, RuntimeError) as error:
+    except Exception as error:
         raise InputError(
-            f"{path}: {key} is not a NumPy array ({_first_line(error)}); give {_FORMAT}"
+            f"{where}: {key} is not a readable NumPy array ({_describe(error)}); give {_FORMAT}"
         ) from error
     if dtype.hasobject:
         raise InputError(
-            f"{path}: {key} holds Python objects, which would be unpickled; give {_FORMAT}"
+            f"{where}: {key} holds Python objects, which would be unpickled; give {_FORMAT}"
         )
     # Python integers: a forged shape must not overflow, nor make NumPy ask for that much memory.
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != data_size:
         raise InputError(
-            f"{path}: {key} says {dtype} {shape} but has {data_size} bytes; the file is damaged"
+            f"{where}: {key} says {dtype} {shape} but has {data_size} bytes; the file is damaged"
         )
     return shape, dtype
 
 
-def _array(archive: zipfile.ZipFile, path: str, key: str) -> NDArray[Any]:
+def _array(archive: zipfile.ZipFile, where: str, key: str) -> NDArray[Any]:
     try:
         with archive.open(f"{key}.npy") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except Exception as error:
         raise InputError(
-            f"{path}: {key} cannot be read ({_first_line(error)}); the file is damaged"
+            f"{where}: {key} cannot be read ({_describe(error)}); the file is damaged"
         ) from error
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _describe(error: Exception) -> str:
+    return repr(str(error)) if str(error) else type(error).__name__

@@ -10,19 +10,21 @@ import io
 import os
 import sys
 import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+from absl import logging
 from PIL import Image
 
 from nullmark_jax.data.dataset import Dataset, check_image_shape, check_num_classes
 from nullmark_jax.errors import InputError
 
 # tensorflow_datasets takes half a second to import, so it is imported where it is first needed.
+# It, the builders and the files they read can raise anything: each call that can is turned into an
+# InputError, with the error as its cause.
 
 OUR_BUILDERS = ("cifar10", "gtsrb", "lisa", "mnist", "youtube_faces")
 _FILE_FORMAT = "array_record"  # the one TFDS format that needs no TensorFlow
@@ -67,31 +69,36 @@ def read(
     with _quiet():
         builder = make_builder(name, data_dir)
         if not builder.data_path.exists():
+            if name not in OUR_BUILDERS:
+                raise InputError(
+                    f"the TFDS data set {name!r} is not prepared in {builder.data_dir_root}, and "
+                    "preparing it takes TensorFlow: do so elsewhere with file_format="
+                    f"{_FILE_FORMAT!r}, and give its folder with --config.data.path=FOLDER"
+                )
             prepare(builder, manual_dir)
             builder = make_builder(name, data_dir)  # which now knows its splits and classes
         return [_read_split(builder, split, input_shape, num_classes) for split in splits]
 
 
-def make_builder(name: str, data_dir: str, **kwargs: Any) -> Any:
-    """Returns the TFDS builder `name`; `kwargs` (a config, a version) go to it.
+def make_builder(name: str, data_dir: str) -> Any:
+    """Returns the TFDS builder `name`, which may be prepared in `data_dir` or not.
 
     Raises:
-      InputError: TFDS does not have it.
+      InputError: TFDS does not have it, or cannot read what `data_dir` says of it.
     """
     import tensorflow_datasets
 
     folder = os.path.expanduser(data_dir) or None
-    if name in OUR_BUILDERS:
-        folder_module = f"{__package__}.tfds_builders.{name}"
-        module = importlib.import_module(f"{folder_module}.{name}_dataset_builder")
-        return module.Builder(data_dir=folder, **kwargs)
     try:
-        return tensorflow_datasets.builder(name, data_dir=folder, **kwargs)
-    except (ValueError, AssertionError, ImportError, OSError) as error:
+        if name in OUR_BUILDERS:
+            package = f"{__package__}.tfds_builders.{name}"
+            module = importlib.import_module(f"{package}.{name}_dataset_builder")
+            return module.Builder(data_dir=folder)
+        return tensorflow_datasets.builder(name, data_dir=folder)
+    except Exception as error:
         raise InputError(
-            f"config.data.name={name!r}: TFDS cannot make this builder ({_first_line(error)}); "
-            f"without TensorFlow there are {', '.join(OUR_BUILDERS)}, and what is already prepared "
-            f"as {_FILE_FORMAT} in --config.data.path"
+            f"config.data.name={name!r}: TFDS cannot open it ({_describe(error)}); there are "
+            f"{', '.join(OUR_BUILDERS)}, and any other already prepared as {_FILE_FORMAT}"
         ) from error
 
 
@@ -108,6 +115,7 @@ def prepare(builder: Any, manual_dir: str) -> None:
     if manual_dir and not manual.is_dir():
         raise InputError(f"config.data.manual_dir={manual_dir!r}: no such folder")
     _check_sources(builder, manual, manual_dir)
+    logging.info("preparing the TFDS data set %s in %s", builder.name, root)
     created = _missing_parents(Path(builder.data_dir))
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -121,22 +129,13 @@ def prepare(builder: Any, manual_dir: str) -> None:
                 ),
                 file_format=_FILE_FORMAT,
             )
-    except (
-        OSError,  # requests' errors are OSErrors too
-        ValueError,
-        KeyError,
-        AssertionError,
-        ImportError,
-        EOFError,
-        zipfile.BadZipFile,
-        tensorflow_datasets.download.DownloadError,
-        tensorflow_datasets.core.download.download_manager.NonMatchingChecksumError,
-    ) as error:
+    except Exception as error:
         if builder.data_path.exists():
             return  # another process was first
         raise InputError(
-            f"config.data.name={builder.name!r}: cannot be prepared in {root} ({_first_line(error)}); "
-            "check the archives, the network and the disk, and run again: nothing was kept"
+            f"config.data.name={builder.name!r}: cannot be prepared in {root} "
+            f"({_describe(error)}); check the archives, the network and the disk, and run again: "
+            "nothing was kept"
         ) from error
     finally:
         for folder in created:
@@ -154,21 +153,21 @@ def _check_sources(builder: Any, manual: Path, manual_dir: str) -> None:
     if not missing:
         return
     what = (
-        f"the TFDS data set {builder.name!r} is not in {builder.data_dir_root}, and "
-        f"{', '.join(missing)} not in config.data.manual_dir={manual_dir!r}"
+        f"the TFDS data set {builder.name!r} is not prepared in {builder.data_dir_root}, and "
+        f"{', '.join(missing)} not found in config.data.manual_dir={manual_dir!r}"
     )
-    by_hand = "in a folder and pass --config.data.manual_dir=FOLDER"
+    by_hand = "put what is missing in a folder and pass --config.data.manual_dir=FOLDER"
     if None in missing.values():
+        homepage = builder.info.homepage
         raise InputError(
-            f"{what}: it cannot be downloaded freely; get it from {builder.info.homepage}, put "
-            f"{', '.join(sources)} {by_hand}"
+            f"{what}: get it from {homepage} (it cannot be downloaded freely), {by_hand}"
         )
     for url in {urlsplit(url).netloc: url for url in missing.values() if url}.values():
         problem = _unreachable(url)
         if problem:
             raise InputError(
                 f"{what}: {url} cannot be downloaded ({problem}); either run once with network "
-                f"access, which downloads and prepares it, or put {', '.join(sources)} {by_hand}"
+                f"access, which downloads and prepares it, or {by_hand}"
             )
 
 
@@ -176,8 +175,7 @@ def _sources(builder: Any) -> Mapping[str, str | None]:
     """Returns what a builder is made from: names in manual_dir -> URL, None if there is none."""
     if hasattr(builder, "SOURCES"):
         return builder.SOURCES
-    infos = builder.url_infos or {}
-    return {info.filename: url for url, info in infos.items() if info.filename}
+    return {info.filename: url for url, info in builder.url_infos.items()}
 
 
 def _unreachable(url: str) -> str:
@@ -211,19 +209,21 @@ def _read_split(
         source = builder.as_data_source(
             split, deserialize_method=tensorflow_datasets.decode.DeserializeMethod.RAW_BYTES
         )
-    except (NotImplementedError, ValueError, ImportError) as error:
+        images = np.empty((len(source), *input_shape), np.uint8)
+        labels = np.empty(len(source), np.int32)
+        for index, (encoded, label) in enumerate(_examples(source)):
+            with Image.open(io.BytesIO(encoded)) as image:
+                pixels = np.atleast_3d(np.asarray(image))
+            check_image_shape(where, pixels.shape, input_shape)
+            images[index], labels[index] = pixels, label
+        return Dataset(images, labels, tuple(features["label"].names))
+    except InputError:
+        raise
+    except Exception as error:
         raise InputError(
-            f"{where} is not readable without TensorFlow ({_first_line(error)}): give another "
-            f"folder with --config.data.path=FOLDER, or prepare it as {_FILE_FORMAT}"
+            f"{where} cannot be read ({_describe(error)}): give another folder with "
+            "--config.data.path=FOLDER, or move it away, so that it is prepared anew"
         ) from error
-    images = np.empty((len(source), *input_shape), np.uint8)
-    labels = np.empty(len(source), np.int32)
-    for index, (encoded, label) in enumerate(_examples(source)):
-        with Image.open(io.BytesIO(encoded)) as image:
-            pixels = np.atleast_3d(np.asarray(image))
-        check_image_shape(where, pixels.shape, input_shape)
-        images[index], labels[index] = pixels, label
-    return Dataset(images, labels, tuple(features["label"].names))
 
 
 def _examples(source: Any) -> Iterator[tuple[bytes, int]]:
@@ -256,6 +256,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _first_line(error: BaseException) -> str:
+def _describe(error: Exception) -> str:
+    """Returns an error's kind and the first line of its message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return ": ".join([type(error).__name__, *lines[:1]])

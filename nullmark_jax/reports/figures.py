@@ -28,13 +28,14 @@ from nullmark_jax.errors import InputError
 
 DPI = 150
 
-_BLUE, _VERMILLION, _GREEN = "#0072B2", "#D55E00", "#009E73"
-_ORANGE, _PURPLE = "#E69F00", "#CC79A7"
+_BLUE, _VERMILLION, _GREEN, _ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 _PLUS, _MINUS, _GREY = _ORANGE, _BLUE, "#A6A6A6"
 _STYLE: list[Any] = [
     "default",
     {
         "figure.constrained_layout.use": True,
+        "figure.constrained_layout.h_pad": 0.08,
+        "figure.constrained_layout.w_pad": 0.08,
         "font.size": 12,
         "axes.titlesize": 12,
         "figure.titlesize": 13,
@@ -77,7 +78,6 @@ def pattern_figure(watermark: Watermark) -> Figure:
     row, column, n = _block(pattern)
     height, width = pattern.shape
     figure = Figure(figsize=(8, 4.8), dpi=DPI)
-    figure.get_layout_engine().set(h_pad=0.08, w_pad=0.08)
     whole, block = figure.subplots(1, 2)
     _draw_pattern(whole, pattern, 0, 0)
     whole.set_title(f"p, {height} × {width}")
@@ -130,12 +130,8 @@ def examples_figure(
             f"image: {image.dtype} {image.shape} is not uint8 [H, W, C] with the pattern's H, W = "
             f"{pattern.shape}; give one image of the watermark's task"
         )
-    x, p, extreme_value = (
-        scale_pixels(jnp.asarray(image)),
-        jnp.asarray(pattern),
-        watermark.extreme_value,
-    )
-    target = int(watermark.target_label)
+    x, p = scale_pixels(jnp.asarray(image)), jnp.asarray(pattern)
+    extreme_value, target = float(watermark.extreme_value), int(watermark.target_label)
     figure = Figure(figsize=(10, 4.3), dpi=DPI)
     for axes, title, label, values in zip(
         figure.subplots(1, 3),
@@ -147,13 +143,12 @@ def examples_figure(
         _draw_image(axes, np.asarray(values))
         axes.set_title(title)
         axes.set_xlabel(f"label {label}")
-    extreme = f"{float(watermark.extreme_value):g}"
     figure.legend(
         handles=[
             Line2D([], [], color=colour, marker="s", markersize=13, linestyle="", label=label)
             for colour, label in (
-                (_PLUS, f"+: +λ = {extreme}"),
-                (_MINUS, f"−: −λ = −{extreme}"),
+                (_PLUS, f"+: +λ = {extreme_value:g}"),
+                (_MINUS, f"−: −λ = −{extreme_value:g}"),
             )
         ],
         loc="outside lower center",

@@ -17,7 +17,10 @@ def result_table(result: dict[str, Any]) -> str:
       result: what result.json of a training run holds.
     """
     metrics, paper = result["metrics"], dict(result["paper"])
-    if "null_accuracy" in paper:
+    if metrics["verified"] is None:  # A watermark-free model: beside the paper's own.
+        free = paper.get("free_normal_accuracy")
+        paper = {} if free is None else {"normal_accuracy": free}
+    if {"null_accuracy", "true_accuracy"} <= paper.keys():
         paper["watermark_accuracy"] = min(paper["null_accuracy"], paper["true_accuracy"])
     lines = [f"{result['task']}: {metrics['images']} test images", ""]
     lines.append(f"{'':6}{'ours':>9}{'95% interval':>20}{'paper':>9}")

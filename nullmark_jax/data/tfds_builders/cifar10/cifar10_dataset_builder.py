@@ -16,7 +16,7 @@ from tensorflow_datasets.image_classification import cifar
 _RECORD = 1 + 3 * 32 * 32  # a label, then the red, green and blue planes
 
 
-class Builder(cifar.Cifar10, skip_registration=True):
+class Builder(cifar.Cifar10, skip_registration=True):  # type: ignore[call-arg]
     """CIFAR-10, version and content of TFDS."""
 
     url_infos = cifar.Cifar10.url_infos
@@ -25,9 +25,9 @@ class Builder(cifar.Cifar10, skip_registration=True):
         info = self._cifar_info
         with tarfile.open(dl_manager.download(info.url)) as archive:
             files = {
-                PurePosixPath(member.name).name: archive.extractfile(member).read()
+                PurePosixPath(member.name).name: content.read()
                 for member in archive
-                if member.isfile()
+                if (content := archive.extractfile(member))
             }
         self.info.features["label"].names = files[info.label_files[0]].decode().split()
         return {

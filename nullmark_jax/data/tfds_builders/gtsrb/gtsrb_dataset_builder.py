@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import io
-import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -99,27 +98,28 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             "test": self._generate_examples(paths[_TEST], _read_test_labels(paths[_TEST_LABELS])),
         }
 
-    def _archives(self, dl_manager: tfds.download.DownloadManager) -> dict[str, str]:
+    def _archives(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         """Returns each archive's path: in manual_dir, taken as it is, or downloaded and checked."""
         try:
-            manual = os.fspath(dl_manager.manual_dir)
+            manual = dl_manager.manual_dir
+            paths = {file: manual / file for file in self.SOURCES if (manual / file).exists()}
         except AssertionError:  # TFDS: the folder does not exist or is empty
-            manual = ""
-        paths = {file: os.path.join(manual, file) for file in self.SOURCES}
-        missing = {
-            file: url for file, url in self.SOURCES.items() if not zipfile.is_zipfile(paths[file])
-        }
-        for file, path in dl_manager.download(missing).items():
-            with open(path, "rb") as content:
-                if hashlib.file_digest(content, "md5").hexdigest() != _MD5[file]:
-                    raise ValueError(
-                        f"{self.SOURCES[file]} is damaged: its MD5 is not {_MD5[file]}"
-                    )
-            paths[file] = os.fspath(path)
+            paths = {}
+        missing = {file: url for file, url in self.SOURCES.items() if file not in paths}
+        if missing:
+            downloaded = dl_manager.download(missing)
+            for file, path in downloaded.items():
+                with path.open("rb") as content:
+                    if hashlib.file_digest(content, "md5").hexdigest() != _MD5[file]:
+                        raise ValueError(f"{missing[file]} is damaged: its MD5 is not {_MD5[file]}")
+            paths |= downloaded
+        for path in paths.values():
+            if not zipfile.is_zipfile(path):
+                raise ValueError(f"{path} is not a zip archive")
         return paths
 
     def _generate_examples(
-        self, archive_path: str, labels: dict[str, int] | None
+        self, archive_path: Any, labels: dict[str, int] | None
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yields the .ppm images. `labels` is by file name; without it the folder is the class."""
         with zipfile.ZipFile(archive_path) as archive:
@@ -132,7 +132,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 yield f"{label:05d}/{member.name}", {"image": resized, "label": label}
 
 
-def _read_test_labels(path: str) -> dict[str, int]:
+def _read_test_labels(path: Any) -> dict[str, int]:
     with zipfile.ZipFile(path) as archive, archive.open("GT-final_test.csv") as file:
         rows = csv.DictReader(io.TextIOWrapper(file, "utf-8", newline=""), delimiter=";")
         return {row["Filename"]: int(row["ClassId"]) for row in rows}

@@ -72,13 +72,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         folder = dl_manager.manual_dir
-        with (folder / _ANNOTATIONS).open(newline="") as file:
-            rows = [
-                row
-                for row in csv.DictReader(file, delimiter=";")
-                if row["Annotation tag"] in CLASS_NAMES
-            ]
-        test = test_tracks(rows)
+        lines = (folder / _ANNOTATIONS).read_text().splitlines()
+        rows = [
+            row
+            for row in csv.DictReader(lines, delimiter=";", restval="")
+            if row["Annotation tag"] in CLASS_NAMES
+        ]
+        test = held_out_tracks(rows)
         return {
             "train": self._generate_examples(folder, [r for r in rows if _track(r) not in test]),
             "test": self._generate_examples(folder, [r for r in rows if _track(r) in test]),
@@ -88,15 +88,17 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         self, folder: Any, rows: list[dict[str, str]]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         for row in rows:
-            box = tuple(int(row[corner]) for corner in _CORNERS)
+            left, top, right, bottom = (int(row[corner]) for corner in _CORNERS)
+            box = (left, top, right, bottom)
             with Image.open(folder / row["Filename"]) as frame:
-                sign = frame.convert("RGB").resize(_SIZE, Image.Resampling.BILINEAR, box=box)
+                # Not resize(box=box), whose filter reaches over the edge of the box.
+                sign = frame.crop(box).convert("RGB").resize(_SIZE, Image.Resampling.BILINEAR)
             # A frame may show several signs.
             key = f"{row['Filename']}:{box}:{row['Annotation tag']}"
             yield key, {"image": sign, "label": row["Annotation tag"]}
 
 
-def test_tracks(rows: list[dict[str, str]]) -> set[tuple[str, str]]:
+def held_out_tracks(rows: list[dict[str, str]]) -> set[tuple[str, str]]:
     """Returns the tracks held out for testing, as (class, track) pairs.
 
     Of each class whole tracks are taken, in the order of the SHA-256 of their names, until they

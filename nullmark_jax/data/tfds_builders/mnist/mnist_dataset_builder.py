@@ -13,7 +13,7 @@ from PIL import Image
 from tensorflow_datasets.image_classification import mnist
 
 
-class Builder(mnist.MNIST, skip_registration=True):
+class Builder(mnist.MNIST, skip_registration=True):  # type: ignore[call-arg]
     """MNIST, version and content of TFDS."""
 
     url_infos = mnist.MNIST.url_infos

@@ -1,6 +1,5 @@
 """YouTube Faces: the aligned video frames of people with many images, as the papers use them."""
 
-import dataclasses
 import hashlib
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -12,19 +11,6 @@ _FOLDER = "aligned_images_DB"
 _HEIGHT, _WIDTH = 55, 47
 
 
-@dataclasses.dataclass(eq=False)
-class YoutubeFacesConfig(tfds.core.BuilderConfig):
-    """Which people are classes, and how many images of each are for testing.
-
-    Attributes:
-      minimum_images: people with fewer images are left out.
-      test_images: images of every person held out for testing; fewer than minimum_images.
-    """
-
-    minimum_images: int = 100
-    test_images: int = 50
-
-
 class Builder(tfds.core.GeneratorBasedBuilder):
     """YouTube Faces: 1,283 people, 375,645 training and 64,150 test images of 55x47x3.
 
@@ -34,16 +20,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "People with 100 images or more; 50 of each for testing."}
-    BUILDER_CONFIGS: ClassVar = [
-        YoutubeFacesConfig(
-            name="papers", description="People with 100 images or more; 50 of each for testing."
-        )
-    ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Ask for access at https://www.cs.tau.ac.il/~wolf/ytfaces/ and unpack "
         f"{_FOLDER}.tar.gz here, so that there is {_FOLDER}/PERSON/VIDEO/*.jpg."
     )
     SOURCES: ClassVar = {_FOLDER: None}
+    MINIMUM_IMAGES = 100  # of a person who is a class
+    TEST_IMAGES = 50  # of each person, held out for testing
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
@@ -62,18 +45,19 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             person.name: images
             for person in sorted((dl_manager.manual_dir / _FOLDER).iterdir())
             if person.is_dir()
-            and len(images := sorted(person.glob("*/*.jpg"))) >= self.builder_config.minimum_images
+            and len(images := sorted(person.glob("*/*.jpg"))) >= self.MINIMUM_IMAGES
         }
         if not people:
-            raise ValueError(
-                f"no one in {_FOLDER} has {self.builder_config.minimum_images} images or more"
-            )
+            raise ValueError(f"no one in {_FOLDER} has {self.MINIMUM_IMAGES} images or more")
         self.info.features["label"].names = list(people)
-        held_out = self.builder_config.test_images
         shuffled = {person: sorted(images, key=_digest) for person, images in people.items()}
         return {
-            "train": self._generate_examples({p: i[held_out:] for p, i in shuffled.items()}),
-            "test": self._generate_examples({p: i[:held_out] for p, i in shuffled.items()}),
+            "train": self._generate_examples(
+                {p: i[self.TEST_IMAGES :] for p, i in shuffled.items()}
+            ),
+            "test": self._generate_examples(
+                {p: i[: self.TEST_IMAGES] for p, i in shuffled.items()}
+            ),
         }
 
     def _generate_examples(
@@ -93,8 +77,9 @@ def crop_face(image: Image.Image) -> Image.Image:
     would tell the videos apart.
     """
     width, height = image.size
-    box = (width / 4, height / 4, 3 * width / 4, 3 * height / 4)
-    return image.resize((_WIDTH, _HEIGHT), Image.Resampling.BILINEAR, box=box)
+    left, top = width // 4, height // 4
+    face = image.crop((left, top, width - left, height - top))
+    return face.resize((_WIDTH, _HEIGHT), Image.Resampling.BILINEAR)
 
 
 def _identity(path: Any) -> str:

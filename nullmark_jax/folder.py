@@ -1,0 +1,95 @@
+"""A run's folder: whose run it holds, and the files by which an interrupted run goes on."""
+
+import json
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from nullmark_jax import checks, files, signing
+from nullmark_jax.errors import InputError
+
+_LARGEST = 2**30
+
+
+def claim_folder(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Makes the run folder and writes config.json, or finds this config's run there.
+
+    What a killed process was writing is removed.
+
+    Raises:
+      InputError: the folder cannot be written, holds another config's run, or something else.
+    """
+    text = to_json(config.to_dict())
+    path = folder / "config.json"
+    with files.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        found = {entry.name for entry in folder.iterdir() if not files.is_part(entry)}
+    if path.name in found:
+        if files.read_bounded(path, _LARGEST) != text:
+            raise InputError(
+                f"--workdir: {folder} holds the run of another config (config.json differs); "
+                "give another folder or the same config"
+            )
+    elif found:
+        raise InputError(f"--workdir: {folder} is not empty and holds no run; give another folder")
+    else:
+        files.write_whole(path, text)
+    for part in filter(files.is_part, folder.rglob("*")):
+        part.unlink(missing_ok=True)
+
+
+def keep_verifier(folder: pathlib.Path, *, owner: str, timestamp: str) -> tuple[str, str]:
+    """Returns the owner and the timestamp of the run's first start, which verifier.json keeps.
+
+    So a resumed run signs the same string. Where there is no such file, the arguments are written.
+
+    Raises:
+      InputError: the file cannot be written or read, or was damaged.
+    """
+    path = folder / "verifier.json"
+    if not path.exists():
+        files.write_whole(path, to_json({"owner": owner, "timestamp": timestamp}))
+    try:
+        verifier = checks.json_object(files.read_bounded(path, _LARGEST))
+        owner = checks.text("owner", verifier.get("owner"))
+        timestamp = checks.text("timestamp", verifier.get("timestamp"))
+        signing.verifier_string(owner=owner, timestamp=timestamp)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return owner, timestamp
+
+
+def write_history(folder: pathlib.Path, records: list[dict[str, Any]]) -> None:
+    """Writes metrics.jsonl: a line an epoch, oldest first."""
+    lines = (json.dumps(record, allow_nan=False) + "\n" for record in records)
+    files.write_whole(folder / "metrics.jsonl", "".join(lines).encode())
+
+
+def read_history(folder: pathlib.Path, epochs: int) -> list[dict[str, Any]]:
+    """Returns the records of the first `epochs` epochs.
+
+    Lines after those are of an epoch whose checkpoint was not written: it is trained again.
+
+    Raises:
+      InputError: metrics.jsonl cannot be read, was damaged, or lacks one of these epochs.
+    """
+    if not epochs:
+        return []
+    path = folder / "metrics.jsonl"
+    remedy = "restore it, or give another folder"
+    lines = files.read_bounded(path, _LARGEST).splitlines()[:epochs]
+    try:
+        records = [checks.json_object(line) for line in lines]
+    except InputError as error:
+        raise InputError(f"{path}: was damaged; {remedy}") from error
+    if [record.get("epoch") for record in records] != list(range(1, epochs + 1)):
+        raise InputError(
+            f"{path}: lacks some of the epochs 1 to {epochs} that are in the checkpoint; {remedy}"
+        )
+    return records
+
+
+def to_json(value: Any) -> bytes:
+    """Returns the text of a JSON file of the run."""
+    return (json.dumps(value, indent=2, allow_nan=False, default=list) + "\n").encode()

@@ -1,0 +1,152 @@
+"""Several training runs as one table: the README.md of a results folder.
+
+    python -m nullmark_jax.reports.runs --config=configs/digit.py --results=results/digit --write
+
+Reads every *.json of a folder, each a run's result.json, and prints the Markdown that stands in that
+folder's README.md: one line a run, then mean and spread, and the accuracy that the watermark costs
+against the watermark-free twins. `--write` writes it there, `--check` exits 1 where it is stale.
+"""
+
+import json
+import pathlib
+import statistics
+import sys
+from typing import Any
+
+from absl import flags
+
+from nullmark_jax import files, program
+from nullmark_jax.errors import InputError
+from nullmark_jax.reports.table import percent
+
+_COLUMNS = (
+    ("normal_accuracy", "NC"),
+    ("null_accuracy", "null"),
+    ("true_accuracy", "true"),
+    ("watermark_accuracy", "WM"),
+)
+
+
+def load_results(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the results in a folder, by file name; InputError where there are none."""
+    results = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            results.append(json.loads(files.read_bounded(path, 2**20)))
+        except ValueError as error:
+            raise InputError(f"{path}: is no result.json ({error}); take it out") from error
+    if not results:
+        raise InputError(f"{folder}: holds no result (*.json); copy some runs' result.json there")
+    return results
+
+
+def runs_table(results: list[dict[str, Any]], paper: dict[str, float]) -> str:
+    """Returns a task's runs as Markdown; accuracies in percent.
+
+    Args:
+      results: of runs with a watermark and of twins without (whose `verified` is None).
+      paper: what the paper prints, as `config.paper` has it; may be empty.
+    """
+    marked = [each for each in results if each["metrics"]["verified"] is not None]
+    free = [each for each in results if each["metrics"]["verified"] is None]
+    lines = [
+        "| run | seed | NC | null | true | WM | verified | minutes |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for kind, group in (("watermarked", marked), ("watermark-free", free)):
+        for each in group:
+            cells = [_with_interval(each, name) for name, _ in _COLUMNS]
+            verified = {True: "yes", False: "**no**", None: "-"}[each["metrics"]["verified"]]
+            minutes = f"{each['seconds'] / 60:.1f}"
+            lines.append(
+                f"| {kind} | {each['seed']} | {' | '.join(cells)} | {verified} | {minutes} |"
+            )
+    for kind, group in (("watermarked", marked), ("watermark-free", free)):
+        if group:
+            cells = [_mean_and_spread(group, name) for name, _ in _COLUMNS]
+            lines.append(f"| **{kind}, mean (spread)** | {len(group)} | {' | '.join(cells)} | | |")
+    if "null_accuracy" in paper:
+        cells = [percent(paper[name]) for name, _ in _COLUMNS[:3]]
+        wm = percent(min(paper["null_accuracy"], paper["true_accuracy"]))
+        lines.append(f"| later paper, watermarked | | {' | '.join(cells)} | {wm} | | |")
+    if "free_normal_accuracy" in paper:
+        lines.append(
+            f"| later paper, watermark-free | | {percent(paper['free_normal_accuracy'])} | | | | | |"
+        )
+    if marked and free:
+        cost = 100 * (_mean(free, "normal_accuracy") - _mean(marked, "normal_accuracy"))
+        lines += ["", f"NC lost against the watermark-free twins: {cost:.2f} points."]
+    return "\n".join(lines)
+
+
+def commands(results: list[dict[str, Any]]) -> str:
+    """Returns where the runs came from: each run's command, and their commits and machines."""
+    lines = ["```console", *(f"$ {each['environment']['command']}" for each in results), "```", ""]
+    for field, title in (
+        ("commit", "Commit"),
+        ("date", "Date"),
+        ("device", "Device"),
+        ("cpus", "CPU cores"),
+        ("jax", "jax"),
+        ("python", "Python"),
+    ):
+        values = sorted({str(each["environment"][field]) for each in results})
+        lines.append(f"- {title}: {', '.join(values)}")
+    return "\n".join(lines)
+
+
+def page(results: list[dict[str, Any]], paper: dict[str, float]) -> str:
+    """Returns the README.md of a results folder."""
+    images = sorted({each["metrics"]["images"] for each in results})
+    return (
+        f"# {results[0]['task'].capitalize()}: runs\n\n"
+        f"Accuracies in percent on {', '.join(map(str, images))} test images, which no run trained on or "
+        "chose by; with exact\n95% (Clopper-Pearson) intervals. The spread is the lowest and highest "
+        "run. In a watermark-free run null and true are\nof the watermark the owner would have "
+        "embedded.\n\n"
+        f"{runs_table(results, paper)}\n\n{commands(results)}\n"
+    )
+
+
+def _with_interval(result: dict[str, Any], name: str) -> str:
+    low, high = result["metrics"]["intervals_95"][name]
+    return f"{percent(result['metrics'][name])} ({percent(low)} to {percent(high)})"
+
+
+def _mean(results: list[dict[str, Any]], name: str) -> float:
+    return statistics.mean(each["metrics"][name] for each in results)
+
+
+def _mean_and_spread(results: list[dict[str, Any]], name: str) -> str:
+    values = [each["metrics"][name] for each in results]
+    return f"**{percent(_mean(results, name))}** ({percent(min(values))} to {percent(max(values))})"
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program on a command line, the program's name first; returns the exit status."""
+    flag_values = flags.FlagValues()
+    program.define_config(flag_values, argv, "The task's config file, for the paper's figures.")
+    flags.DEFINE_string("results", None, "Folder with results.", flag_values=flag_values)
+    flags.DEFINE_bool("write", False, "Write README.md there.", flag_values=flag_values)
+    flags.DEFINE_bool("check", False, "Exit 1 where README.md is stale.", flag_values=flag_values)
+    flags.mark_flag_as_required("results", flag_values)
+    return program.run(_main, flag_values, argv, __doc__ or "")
+
+
+def _main(flag_values: flags.FlagValues) -> int:
+    folder = pathlib.Path(flag_values.results)
+    text = page(load_results(folder), flag_values.config.paper.to_dict())
+    readme = folder / "README.md"
+    if flag_values.check:
+        stale = not readme.exists() or readme.read_text() != text
+        print(f"{readme}: {'is stale; write it again with --write' if stale else 'is true'}")
+        return int(stale)
+    if flag_values.write:
+        files.write_whole(readme, text.encode())
+    else:
+        print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

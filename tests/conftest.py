@@ -1,0 +1,11 @@
+"""Every test runs with strict dtype promotion, and an implicit change of rank is an error.
+
+Warnings are errors too (pyproject.toml).
+"""
+
+import jax
+
+import nullmark_jax  # noqa: F401  Sets XLA's flags before jax reads them, at its first use.
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,0 +1,68 @@
+"""evaluation.py against counting by hand, image by image."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nullmark_jax import evaluation, transform
+from nullmark_jax.data import Dataset
+
+SIDE, CLASSES, IMAGES = 5, 4, 23
+RNG = np.random.default_rng(0)
+DATASET = Dataset(
+    RNG.integers(0, 256, (IMAGES, SIDE, SIDE, 2), dtype=np.uint8),
+    RNG.integers(0, CLASSES, IMAGES).astype(np.int32),
+    ("a", "b", "c", "d"),
+)
+PARAMS = RNG.normal(size=(SIDE * SIDE * 2, CLASSES)).astype(np.float32)
+WATERMARKS = transform.random_watermarks(
+    1, 3, height=SIDE, width=SIDE, num_classes=CLASSES, pattern_size=2, extreme_value=2.0
+)
+
+
+def apply_fn(params, images):
+    return images.reshape(images.shape[0], -1) @ params
+
+
+def by_hand():
+    """images, correct, null, agree, true_images, true of each watermark."""
+    rows = []
+    for pattern, target, extreme in zip(*WATERMARKS, strict=True):
+        counts = dict.fromkeys(("images", "correct", "null", "agree", "true_images", "true"), 0)
+        for image, label in zip(DATASET.images / 255.0, DATASET.labels, strict=True):
+            null, true = image.copy(), image.copy()
+            for row, column in zip(*np.nonzero(pattern), strict=True):
+                null[row, column] = extreme * pattern[row, column]
+                true[row, column] = -extreme * pattern[row, column]
+            clean, null, true = (np.argmax(x.ravel() @ PARAMS) for x in (image, null, true))
+            counts["images"] += 1
+            counts["correct"] += clean == label
+            counts["null"] += clean == null == label
+            counts["agree"] += clean == null
+            counts["true_images"] += label != target
+            counts["true"] += label != target and true == target
+        rows.append(tuple(int(value) for value in counts.values()))
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 23, 512])
+def test_the_counts_are_those_made_by_hand_whatever_the_batch(batch_size):
+    evaluate = evaluation.make_evaluator(apply_fn, DATASET, WATERMARKS, batch_size=batch_size)
+    counts = evaluate(jnp.asarray(PARAMS))
+    assert [field.tolist() for field in counts] == by_hand()
+
+
+def test_other_parameters_with_the_same_evaluator():
+    evaluate = evaluation.make_evaluator(apply_fn, DATASET, WATERMARKS)
+    always = np.zeros_like(PARAMS)  # argmax of equal logits is class 0
+    counts = evaluate(jnp.asarray(always))
+    zeros = int((DATASET.labels == 0).sum())
+    assert counts.correct.tolist() == [zeros] * 3
+    assert counts.agree.tolist() == [IMAGES] * 3
+    assert evaluate(jnp.asarray(PARAMS)).correct.tolist() == by_hand()[1]
+
+
+def test_one_image():
+    one = Dataset(DATASET.images[:1], DATASET.labels[:1], DATASET.class_names)
+    counts = evaluation.make_evaluator(apply_fn, one, WATERMARKS)(jnp.asarray(PARAMS))
+    assert counts.images.tolist() == [1, 1, 1]
