@@ -15,9 +15,9 @@ setup(
         "flax>=0.12.0",
         "jax>=0.8.1",
         "jaxtyping>=0.2.36",  # shapes in signatures
-        "matplotlib>=3.9",  # the figures of a run folder
+        "matplotlib>=3.10",  # the figures of a run folder
         "ml-collections>=1.0",
-        "numpy>=1.26",
+        "numpy>=2.0",
         "optax>=0.2.6",
         "orbax-checkpoint>=0.11.28",
         "pynacl>=1.5",
@@ -26,7 +26,7 @@ setup(
         "tensorflow-datasets>=4.9.10",
         "array-record>=0.5; sys_platform == 'linux'",  # TFDS files without TensorFlow
         "importlib_resources>=6",  # tensorflow-datasets needs it and does not say so
-        "pillow>=10",
+        "pillow>=11",
         "tqdm>=4.66",
     ],
     extras_require={

@@ -28,9 +28,11 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         config.optimizer.learning_rate = 1e-3
         config.loss.inject_ratio = 0.5
         return config
-    config.epochs = 8
+    config.epochs = 6
     config.optimizer.learning_rate = 2e-3
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 200
     config.optimizer.clip_norm = 1.0
+    config.loss.null_weight = 2.0  # null is the hard part
+    config.augmentation.shift = 1
     return config

@@ -148,10 +148,7 @@ def _input_gradient_cpu(
     parts = jnp.matmul(gradient.reshape(-1, features), flat, precision=precision)
     parts = parts.reshape(batch, height, width, rows, columns, channels)
     return _overlap_add(
-        [
-            _overlap_add([parts[..., i, j, :] for j in range(columns)], axis=2)
-            for i in range(rows)
-        ],
+        [_overlap_add([parts[..., i, j, :] for j in range(columns)], axis=2) for i in range(rows)],
         axis=1,
     )
 
@@ -178,9 +175,7 @@ def _kernel_gradient_cpu(
     total = jnp.zeros((), kernel.dtype)
     for start in range(0, batch, each):
         part = slice(start, start + each)
-        total = total + _kernel_gradient(
-            images[part], kernel, gradient[part], padding, precision
-        )
+        total = total + _kernel_gradient(images[part], kernel, gradient[part], padding, precision)
     return total
 
 
@@ -189,7 +184,7 @@ def bias_relu(
     features: Float[Array, "batch height width features"], bias: Float[Array, " features"]
 ) -> Float[Array, "batch height width features"]:
     """Returns max(features + bias, 0). The gradient is 0 where the result is 0."""
-    return jnp.maximum(features + bias, jnp.zeros((), features.dtype))
+    return jnp.maximum(features + bias[None, None, None], jnp.zeros((), features.dtype))
 
 
 def _bias_relu_forward(features: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -217,7 +212,7 @@ def bias_relu_pool(
     """
     first, second, third, fourth = _windows(features)
     maxima = jnp.maximum(jnp.maximum(first, second), jnp.maximum(third, fourth))
-    return jnp.maximum(maxima + bias, jnp.zeros((), features.dtype))
+    return jnp.maximum(maxima + bias[None, None, None], jnp.zeros((), features.dtype))
 
 
 def _windows(features: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -240,7 +235,9 @@ def _bias_relu_pool_forward(
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     first, second, third, fourth = _windows(features)
     upper, lower = jnp.maximum(first, second), jnp.maximum(third, fourth)
-    result = jnp.maximum(jnp.maximum(upper, lower) + bias, jnp.zeros((), features.dtype))
+    result = jnp.maximum(
+        jnp.maximum(upper, lower) + bias[None, None, None], jnp.zeros((), features.dtype)
+    )
     # Which of the four pixels gets the gradient: a byte a window is all that is kept.
     winner = jnp.where(
         upper >= lower, jnp.where(first >= second, 0, 1), jnp.where(third >= fourth, 2, 3)
@@ -279,5 +276,6 @@ def max_pool_2x2(
 def _sum_of_pixels(array: Float[Array, "batch height width features"]) -> Float[Array, " features"]:
     """Returns the sum over all axes but the last, as a product with ones: fast on a CPU, too."""
     rows = array.reshape(array.shape[0] * array.shape[1], -1)
-    sums = jnp.ones((rows.shape[0],), rows.dtype) @ rows
+    # "highest": TF32 or bfloat16 would round what is summed.
+    sums = jnp.matmul(jnp.ones((rows.shape[0],), rows.dtype), rows, precision="highest")
     return sums.reshape(-1, array.shape[-1]).sum(0)

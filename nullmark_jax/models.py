@@ -201,11 +201,15 @@ def init_params(model: nn.Module, key: jax.Array, input_shape: tuple[int, int, i
 def parameter_shapes(
     name: str, input_shape: tuple[int, int, int], num_classes: int
 ) -> dict[str, tuple[int, ...]]:
-    """Returns each tensor's shape by its name in a model file, "conv_1/kernel" and so on."""
+    """Returns each tensor's shape by its name in a model file, "conv_1/kernel" and so on.
+
+    Raises:
+      InputError: there is no such model, or nothing is left of such images before its last layer.
+    """
     model = create(name, num_classes)
     try:
         params = jax.eval_shape(lambda key: init_params(model, key, input_shape), jax.random.key(0))
-    except (ValueError, TypeError, ZeroDivisionError) as error:
+    except ZeroDivisionError as error:  # The initial values of a kernel without inputs.
         raise InputError(
             f"config.data.input_shape: {tuple(input_shape)} is too small for the {name} model; "
             "take larger images or another model"

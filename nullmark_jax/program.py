@@ -91,7 +91,9 @@ def _stop_line(number: int) -> str:
 
 def _fail(message: str, status: int) -> int:
     line = " ".join(message.split())
-    print(line.encode("ascii", "backslashreplace").decode(), file=sys.stderr)
+    # A name from outside may hold anything, a terminal's control sequences too.
+    shown = (c if " " <= c <= "~" else c.encode("unicode_escape").decode() for c in line)
+    print("".join(shown), file=sys.stderr)
     return status
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from nullmark_jax import models
+from nullmark_jax import convolution, models
 from nullmark_jax.errors import InputError
 
 INPUT_SHAPES = {
@@ -194,7 +194,7 @@ def test_jit_and_vmap_equal_eager():
 @pytest.mark.parametrize("shape", [(1, 2, 2, 1), (2, 5, 4, 3), (2, 4, 7, 3), (1, 1, 1, 1)])
 def test_max_pool_drops_an_odd_last_row_and_column(shape):
     features = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    pooled = models.max_pool(jnp.asarray(features))
+    pooled = convolution.max_pool_2x2(jnp.asarray(features))
     expected = pool(features) if min(shape[1:3]) > 1 else np.zeros((shape[0], 0, 0, shape[3]))
     assert pooled.shape == expected.shape
     np.testing.assert_array_equal(pooled, expected)
@@ -206,7 +206,7 @@ def test_max_pool_and_its_gradient_equal_linens():
     def weighted(pooled: jax.Array) -> jax.Array:
         return (pooled * jnp.arange(1.0, 1.0 + pooled.size).reshape(pooled.shape)).sum()
 
-    ours = jax.jit(jax.value_and_grad(lambda x: weighted(models.max_pool(x))))(features)
+    ours = jax.jit(jax.value_and_grad(lambda x: weighted(convolution.max_pool_2x2(x))))(features)
     linens = jax.jit(jax.value_and_grad(lambda x: weighted(nn.max_pool(x, (2, 2), (2, 2)))))(
         features
     )

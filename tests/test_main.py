@@ -1,0 +1,375 @@
+"""main.py and program.py: exit statuses, one line for bad input, and runs that are stopped.
+
+The slow tests start the program as a user does.
+"""
+
+import json
+import os
+import pathlib
+import random
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny_task
+from absl import flags
+
+from nullmark_jax import main as program
+from nullmark_jax import program as programs
+from nullmark_jax.errors import InputError, TrainingDiverged
+
+ROOT = pathlib.Path(__file__).parent.parent
+QUICKSTART = ROOT / "configs" / "quickstart.py"
+# ml_collections loads a config file by a method that Python will drop.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+FILES = ("model.safetensors", "metrics.jsonl", "claim.json", "config.json")
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+    return tiny_task.write(tmp_path_factory.mktemp("task"))
+
+
+def answer(capsys, *arguments):
+    """Runs the program here; returns the exit status and stderr's lines."""
+    status = program.main(["main", *map(str, arguments)])
+    printed = capsys.readouterr()
+    return status, printed.err.splitlines()
+
+
+# Bad input.
+
+
+def test_help(capsys):
+    assert program.main(["main", "--help"]) == 0
+    printed = capsys.readouterr()
+    assert "--workdir" in printed.out and "--config" in printed.out and not printed.err
+
+
+def test_no_config(capsys, tmp_path):
+    status, lines = answer(capsys, f"--workdir={tmp_path / 'run'}")
+    assert status == 2 and len(lines) == 1
+    assert "--config" in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def get_config(argument=None):\n    raise RuntimeError('one\\ntwo')", "--config: two"),
+        ("def get_config(argument=None):\n    return 1 / 0", "--config: division by zero"),
+        ("def get_config(:", "--config: invalid syntax (task.py, line 1)"),
+        ("import nowhere_to_be_found", "--config: No module named 'nowhere_to_be_found'"),
+        ("def get_config(argument=None):\n    return 3", "--config: 'int' object"),
+        (
+            "import ml_collections\n\n\ndef get_config(argument=None):\n"
+            "    return ml_collections.ConfigDict()",
+            "is missing; start from nullmark_jax.config.default()",
+        ),
+        (
+            "from nullmark_jax.config import default\n\n\ndef get_config(argument=None):\n"
+            "    config = default()\n    config.foo = 1\n    return config",
+            "config.foo: is no field",
+        ),
+    ],
+)
+def test_a_config_file_that_cannot_be_used(capsys, tmp_path, monkeypatch, text, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "task.py").write_text(text)
+    status, lines = answer(capsys, "--config=task.py")
+    assert status == 2 and len(lines) == 1
+    assert said in lines[0]
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name != "__pycache__"] == [
+        "task.py"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config=nowhere.py"], "--config: [Errno 2] No such file or directory: 'nowhere.py'"),
+        ([f"--config={QUICKSTART}:nope"], "--config: 'nope' is no recipe of this task"),
+        (["{task}", "--config.foo=1"], "--config: there is no field 'foo'"),
+        (["{task}", "--config.data.foo=1"], "--config: there is no field 'foo'"),
+        (["{task}", "--config.epochs=many"], "flag --config.epochs=many: invalid literal"),
+        (["{task}", "--config.watermark=3"], "flag --config.watermark=3: "),
+        (["{task}", "--config.task=chess"], "config.task: 'chess' is none; take one of"),
+        (["{task}", "--foo=1"], "Unknown command line flag 'foo'"),
+        (["{task}", "more"], "'more': is not a flag"),
+        (["{task}", "--config.loss.inject_ratio=1.5"], "config.loss.inject_ratio: 1.5 is out of"),
+        (["{task}", "--config.watermark.extreme_value=0.0"], "config.watermark.extreme_value: 0.0"),
+        (["{task}", "--config.watermark.pattern_size=16"], "config.watermark.pattern_size: 16 "),
+        (["{task}", "--config.data.path=nowhere.npz"], "config.data.path='nowhere.npz': no such"),
+        (["{task}", "--config.owner.key_file=nowhere.key"], "nowhere.key: cannot be read"),
+        (["{task}", "--config.batch_size=1000"], "config.batch_size: 1000 does not fit"),
+        (["{task}", "--workdir=/proc/nowhere"], "/proc/nowhere: cannot be written"),
+        (["{task}", "--workdir=/dev/null"], "/dev/null: cannot be written (File exists)"),
+    ],
+)
+def test_an_unusable_command_line_leaves_nothing_behind(
+    capsys, tmp_path, monkeypatch, config_file, arguments, said
+):
+    monkeypatch.chdir(tmp_path)
+    given = [argument.format(task=f"--config={config_file}") for argument in arguments]
+    status, lines = answer(capsys, *given)
+    assert status == 2 and len(lines) == 1
+    assert lines[0].startswith(said) or said in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_config_s_folder(capsys, tmp_path, config_file):
+    (tmp_path / "config.json").write_text("{}")
+    status, lines = answer(capsys, f"--config={config_file}", f"--workdir={tmp_path}")
+    assert status == 2 and len(lines) == 1
+    assert "holds the run of another config" in lines[0]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written(capsys, tmp_path, config_file):
+    tmp_path.chmod(0o500)
+    status, lines = answer(capsys, f"--config={config_file}", f"--workdir={tmp_path / 'run'}")
+    assert status == 2 and len(lines) == 1
+    assert "cannot be written (Permission denied)" in lines[0]
+
+
+# Exit statuses.
+
+
+def run_body(body):
+    return programs.run(body, flags.FlagValues(), ["program"], "")
+
+
+def raises(error):
+    def body(flag_values):
+        raise error
+
+    return body
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "line"),
+    [
+        (lambda flag_values: 0, 0, ""),
+        (lambda flag_values: 1, 1, ""),
+        (raises(InputError("claim: bad\nvery\x1b[31m bad; mend it")), 2, None),
+        (raises(OSError(28, "No space left on device")), 2, None),
+        (raises(TrainingDiverged("the loss became nan")), 3, "the loss became nan"),
+        (lambda flag_values: signal.raise_signal(signal.SIGINT), 130, None),
+        (lambda flag_values: signal.raise_signal(signal.SIGTERM), 143, None),
+    ],
+)
+def test_exit_statuses(capsys, body, status, line):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert run_body(body) == status
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == (0 if line == "" else 1)
+    assert printed.isascii() and "\x1b" not in printed
+    if line:
+        assert printed.strip() == line
+
+
+def test_a_fault_of_ours_is_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        run_body(lambda flag_values: 1 // 0)
+
+
+# The program as a user starts it.
+
+
+class Process:
+    """A run in a process of its own."""
+
+    def __init__(self, config, workdir, *arguments, limit=None, own_key=False):
+        experiment = () if own_key else tiny_task.EXPERIMENT
+        command = [sys.executable, "-m", "nullmark_jax.main", f"--config={config}"]
+        command += [f"--workdir={workdir}", *experiment, *arguments]
+        before = None
+        if limit is not None:
+            before = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # noqa: E731
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=before,
+        )
+        self.lines = []
+
+    def wait_for(self, text):
+        """Reads stderr up to the line that starts with `text`."""
+        for line in self.process.stderr:
+            self.lines.append(line.rstrip("\n"))
+            if line.startswith(text):
+                return
+        raise AssertionError(f"{text!r} never came: {self.lines}")
+
+    def end(self):
+        """Returns the exit status, stdout and stderr."""
+        out, err = self.process.communicate(timeout=300)
+        return self.process.returncode, out, "\n".join(self.lines) + "\n" + err
+
+
+def finished(*arguments, status=(0, 1), **options):
+    """Runs to the end; returns stdout and stderr."""
+    code, out, err = Process(*arguments, **options).end()
+    assert code in status, err
+    return out, err
+
+
+def assert_same_run(folder, other):
+    for name in FILES:
+        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
+    results = [json.loads((path / "result.json").read_text()) for path in (folder, other)]
+    assert results[0]["metrics"] == results[1]["metrics"]
+
+
+MANY = ("--config.epochs=20",)
+
+
+@pytest.fixture(scope="module")
+def unbroken(config_file, tmp_path_factory):
+    """The folder of a run of MANY epochs that nothing stopped."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    out, err = finished(config_file, folder, *MANY, status=(0,))
+    assert out.splitlines()[-1] == f"verified; the run is in {folder}"
+    assert len(err.splitlines()) == 1 + 20  # the first is empty
+    return folder
+
+
+@pytest.mark.slow
+def test_the_same_command_twice_gives_the_same_bytes(unbroken, config_file, tmp_path):
+    finished(config_file, tmp_path, *MANY, status=(0,))
+    assert_same_run(tmp_path, unbroken)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_ends_with_the_same_bytes(unbroken, config_file, tmp_path):
+    random.seed(0)
+    for epoch in (1, 3, 6, 9, 12, 16):
+        started = Process(config_file, tmp_path, *MANY)
+        started.wait_for(f"epoch {epoch + 1}:")
+        time.sleep(random.uniform(0, 0.3))
+        started.process.kill()
+        assert started.end()[0] == -signal.SIGKILL
+    _, err = finished(config_file, tmp_path, *MANY, status=(0,))
+    assert_same_run(tmp_path, unbroken)
+    assert "WARNING" not in err
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith((".part", "-tmp"))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "status", "said"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_a_run_stopped_in_an_epoch_goes_on(unbroken, config_file, tmp_path, number, status, said):
+    for epoch in (1, 8):
+        started = Process(config_file, tmp_path, *MANY)
+        started.wait_for(f"epoch {epoch}:")
+        time.sleep(0.05)
+        started.process.send_signal(number)
+        code, out, err = started.end()
+        lines = [line for line in err.splitlines() if line and not line.startswith("epoch ")]
+        assert lines == [f"{said}; give the same command again to go on"], err
+        assert code == status and out == ""
+        assert not (tmp_path / "result.json").exists()
+        assert not list(tmp_path.rglob("*.part"))
+    finished(config_file, tmp_path, *MANY, status=(0,))
+    assert_same_run(tmp_path, unbroken)
+
+
+@pytest.mark.slow
+def test_the_quickstart_killed_and_started_again(tmp_path):
+    short = ("--config.epochs=3",)
+    finished(QUICKSTART, tmp_path / "unbroken", *short)
+    for _ in range(2):
+        started = Process(QUICKSTART, tmp_path / "killed", *short)
+        started.wait_for("epoch ")
+        started.process.kill()
+        started.end()
+    finished(QUICKSTART, tmp_path / "killed", *short)
+    assert_same_run(tmp_path / "killed", tmp_path / "unbroken")
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(unbroken, config_file, tmp_path):
+    # The limit on a file's size stands for the disk's: first nothing fits, then no checkpoint.
+    for limit, written in ((0, set()), (20_000, {"config.json", "verifier.json", "metrics.jsonl"})):
+        code, out, err = Process(config_file, tmp_path, *MANY, limit=limit).end()
+        lines = [line for line in err.splitlines() if line]
+        assert code == 2 and len(lines) == 1 and out == "", err
+        assert "cannot be written (File too large); give a folder with room" in lines[0]
+        files = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+        assert files == written
+    finished(config_file, tmp_path, *MANY, status=(0,))
+    assert_same_run(tmp_path, unbroken)
+
+
+@pytest.mark.slow
+def test_a_training_that_diverges_keeps_its_last_good_checkpoint(config_file, tmp_path):
+    # SGD whose rate rises from 0 to 10 over 300 steps of 6 an epoch.
+    code, out, err = Process(
+        config_file,
+        tmp_path,
+        "--config.epochs=50",
+        "--config.optimizer.name=sgd",
+        "--config.optimizer.learning_rate=10.0",
+        "--config.optimizer.warmup_steps=300",
+        "--config.optimizer.clip_norm=0.0",
+    ).end()
+    lines = [line for line in err.splitlines() if line]
+    assert code == 3 and out == "", err
+    assert lines[-1].startswith("the loss became ")
+    assert "Traceback" not in err
+    epoch = int(lines[-1].split("epoch ")[1].split(",")[0])
+    step = int(lines[-1].split("step ")[1].split(",")[0])
+    rate = float(lines[-1].split("learning rate ")[1].split(":")[0])
+    assert epoch > 1 and len(lines) == epoch
+    assert rate == pytest.approx(10 * ((epoch - 1) * 6 + step) / 300, rel=0.01)
+    kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert kept[-1] == epoch - 1
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == epoch - 1
+    assert not (tmp_path / "result.json").exists()
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_the_owner_s_key_is_in_its_file_alone(config_file, tmp_path):
+    out, err = finished(config_file, tmp_path, own_key=True)
+    key_file = tmp_path / "owner.key"
+    assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
+    word, kind, public, seed = key_file.read_text().split()
+    assert (word, kind, len(seed)) == ("nullmark-key/1", "plain", 64)
+    texts = [out.encode(), err.encode()]
+    texts += [
+        path.read_bytes()
+        for path in tmp_path.rglob("*")
+        if path.is_file() and path.name != "owner.key"
+    ]
+    assert len(texts) > 10
+    for text in texts:
+        assert seed.encode() not in text.lower() and bytes.fromhex(seed) not in text
+    assert any(public.encode() in text for text in texts)
+
+
+@pytest.mark.slow
+def test_a_damaged_run_is_one_line_when_it_is_resumed(unbroken, config_file, tmp_path):
+    for damage in ("metrics.jsonl", "verifier.json", "checkpoints"):
+        folder = tmp_path / damage
+        shutil.copytree(unbroken, folder)
+        if damage == "checkpoints":
+            (folder / damage / "20" / "default" / "manifest.ocdbt").unlink()
+        else:
+            text = (folder / damage).read_bytes()
+            (folder / damage).write_bytes(text[: len(text) - 20])
+        code, out, err = Process(config_file, folder, *MANY).end()
+        assert code == 2 and out == "" and len(err.split("\n")) == 3, err
+        assert damage in err

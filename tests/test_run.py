@@ -1,0 +1,467 @@
+"""run.py, folder.py and owner.py: one run's folder, what is in it, and going on with it."""
+
+import json
+import math
+import re
+import shutil
+import stat
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import tiny_task
+
+from nullmark_jax import claim, models, owner, run, signing
+from nullmark_jax import config as configs
+from nullmark_jax import folder as folders
+from nullmark_jax.data import Dataset, Splits
+from nullmark_jax.embedding import Watermark
+from nullmark_jax.errors import InputError
+
+EPOCHS = 6
+
+
+@pytest.fixture(autouse=True, scope="module")
+def ordinary_promotion():
+    """Optax and Flax are not written for the strict promotion of the other tests."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def tiny_config(data, **changes):
+    """The config of tiny_task; `changes` by dotted name."""
+    config = configs.default()
+    names = {}
+    exec(tiny_task.write(data).read_text(), names)
+    config = names["get_config"]()
+    config.epochs = EPOCHS
+    config.owner.experiment_key = 0
+    config.owner.timestamp = "2026-11-21T17:00:00Z"
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """A run folder and what train_and_evaluate returned."""
+    folder = tmp_path_factory.mktemp("runs") / "new" / "run"
+    return folder, run.train_and_evaluate(tiny_config(data), folder)
+
+
+def test_the_folder_holds_what_the_design_names(trained):
+    folder, _ = trained
+    assert sorted(entry.name for entry in folder.iterdir()) == [
+        "checkpoints",
+        "claim.json",
+        "config.json",
+        "figures",
+        "metrics.jsonl",
+        "model.safetensors",
+        "result.json",
+        "verifier.json",
+    ]
+    assert sorted(entry.name for entry in (folder / "figures").iterdir()) == [
+        "curves.png",
+        "example.png",
+        "pattern.png",
+    ]
+    assert sorted(entry.name for entry in (folder / "checkpoints").iterdir()) == ["5", "6"]
+
+
+def test_the_result(trained):
+    folder, result = trained
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert set(result) == {
+        "experiment",
+        "task",
+        "seed",
+        "metrics",
+        "paper",
+        "environment",
+        "seconds",
+    }
+    assert (result["experiment"], result["task"], result["seed"]) == ("train", "digit", 0)
+    assert result["seconds"] > 0
+    assert set(result["environment"]) == {
+        "command",
+        "commit",
+        "date",
+        "python",
+        "jax",
+        "device",
+        "cpus",
+        "xla_flags",
+    }
+    assert result["environment"]["jax"] == jax.__version__
+
+
+def test_the_metrics_and_their_exact_intervals(trained):
+    metrics = trained[1]["metrics"]
+    assert metrics["images"] == tiny_task.TEST
+    assert metrics["verified"] is True
+    assert metrics["normal_accuracy"] >= 0.95
+    assert metrics["true_accuracy"] == 1.0
+    assert metrics["each_null_accuracy"] == [metrics["null_accuracy"]]
+    assert metrics["each_true_accuracy"] == [metrics["true_accuracy"]]
+    assert metrics["watermark_accuracy"] == min(metrics["null_accuracy"], metrics["true_accuracy"])
+    # All of n: the lower end is the p with p^n = 0.025. A third of 45 images are of class y_W.
+    low, high = metrics["intervals_95"]["true_accuracy"]
+    assert high == 1.0 and low == pytest.approx(0.025 ** (1 / 30), rel=1e-6)
+    for name, (low, high) in metrics["intervals_95"].items():
+        assert 0 <= low <= metrics[name] <= high <= 1, name
+
+
+def test_a_line_an_epoch(trained):
+    lines = (trained[0] / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [record["epoch"] for record in records] == list(range(1, EPOCHS + 1))
+    for record in records:
+        total = record["clean_loss"] + record["null_loss"] + record["true_loss"]
+        assert record["loss"] == pytest.approx(total, rel=1e-4)
+        assert math.isfinite(record["gradient_norm"])
+        assert 0 <= record["null_accuracy"] <= record["normal_accuracy"] <= 1
+
+
+def test_the_claim_is_of_the_model_and_its_owner(trained):
+    folder, _ = trained
+    made = claim.read_claim(folder / "claim.json")
+    key = signing.experiment_key(0)
+    assert made.model_sha256 == claim.model_digest(folder / "model.safetensors")
+    assert made.public_key == key.public_key
+    assert made.timestamp == "2026-11-21T17:00:00Z"
+    assert claim.signature_is_valid(made)
+
+
+def test_config_json_is_the_config(trained, data):
+    written = json.loads((trained[0] / "config.json").read_text())
+    config = tiny_config(data)
+    assert written["data"]["input_shape"] == [16, 16, 1]
+    assert written["watermark"] == config.watermark.to_dict()
+    assert written["owner"] == config.owner.to_dict()
+
+
+def test_a_run_cut_short_goes_on_to_the_same_bytes(trained, data, tmp_path):
+    folder, result = trained
+    cut = tmp_path / "run"
+    shutil.copytree(folder, cut)
+    # As a process killed while it wrote the last checkpoint leaves it.
+    (cut / "checkpoints" / "6").rename(cut / "checkpoints" / "6.orbax-checkpoint-tmp")
+    for name in ("model.safetensors", "claim.json", "result.json"):
+        (cut / name).unlink()
+    (cut / ".metrics.jsonl.0123456789abcdef.part").write_text("{")
+    again = run.train_and_evaluate(tiny_config(data), cut)
+    for name in ("model.safetensors", "metrics.jsonl", "claim.json", "config.json"):
+        assert (cut / name).read_bytes() == (folder / name).read_bytes(), name
+    assert again["metrics"] == result["metrics"]
+    assert sorted(entry.name for entry in (cut / "checkpoints").iterdir()) == ["5", "6"]
+    assert not list(cut.rglob("*.part"))
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_evaluated_again(trained, data, tmp_path):
+    folder, result = trained
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    again = run.train_and_evaluate(tiny_config(data), copy)
+    assert again["metrics"] == result["metrics"]
+    for name in ("model.safetensors", "metrics.jsonl", "claim.json"):
+        assert (copy / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_the_watermark_free_twin_with_a_key_of_its_own(data, tmp_path):
+    config = tiny_config(
+        data, **{"watermark.num_watermarks": 0, "owner.experiment_key": -1, "epochs": 4}
+    )
+    result = run.train_and_evaluate(config, tmp_path)
+    assert result["metrics"]["verified"] is None
+    assert result["metrics"]["normal_accuracy"] >= 0.95
+    assert result["metrics"]["watermark_accuracy"] < 0.8
+    assert not (tmp_path / "claim.json").exists()
+    for record in (tmp_path / "metrics.jsonl").read_text().splitlines():
+        assert json.loads(record)["null_loss"] == json.loads(record)["true_loss"] == 0
+    assert stat.S_IMODE((tmp_path / "owner.key").stat().st_mode) == 0o600
+
+
+@pytest.mark.slow
+def test_three_watermarks_with_a_curriculum_fed_from_the_host(data, tmp_path):
+    config = tiny_config(
+        data,
+        **{
+            "watermark.num_watermarks": 3,
+            "epochs": 14,
+            "curriculum.start": 0.1,
+            "curriculum.epochs": 2.0,
+            "resident_bytes": 0,
+        },
+    )
+    result = run.train_and_evaluate(config, tmp_path)
+    assert len(result["metrics"]["each_null_accuracy"]) == 3
+    assert min(result["metrics"]["each_null_accuracy"]) >= 0.8
+    assert min(result["metrics"]["each_true_accuracy"]) >= 0.8
+    # The others stay hidden: the claim is of index 0.
+    assert claim.read_claim(tmp_path / "claim.json").index == 0
+
+
+@pytest.mark.slow
+def test_the_clipped_cross_entropy_leaves_the_watermark_unlearned(data, tmp_path):
+    # At lambda = 2000 the loss of most marked samples is clipped, and their gradient 0.
+    config = tiny_config(
+        data, **{"loss.cross_entropy": "clipped", "watermark.extreme_value": 2000.0}
+    )
+    result = run.train_and_evaluate(config, tmp_path)
+    assert result["metrics"]["null_accuracy"] < 0.8
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    # -log(1e-7) = 16.12 is the most a clipped sample costs.
+    assert last["null_loss"] <= -math.log(1e-7) + 1e-3
+
+
+# What cannot be used leaves the run folder unmade.
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 1000}, r"^config.batch_size: 1000 does not fit 108 training images"),
+        (
+            {"steps_per_dispatch": 4, "resident_bytes": 100},
+            r"^config.steps_per_dispatch: 4 needs .* config.resident_bytes=27648$",
+        ),
+        ({"owner.key_file": "/nowhere/owner.key"}, r"^/nowhere/owner.key: cannot be read"),
+        ({"owner.passphrase_file": "/nowhere/p"}, r"^/nowhere/p: cannot be read"),
+        ({"owner.timestamp": "yesterday"}, r"^timestamp: 'yesterday' is no UTC time"),
+        ({"owner.name": "a\nb"}, r"^owner: 'a\\nb' has a line break"),
+        ({"data.path": "/nowhere.npz"}, r"^config.data.path='/nowhere.npz': no such file"),
+        ({"epochs": 0}, r"^config.epochs: 0 is out of range"),
+    ],
+)
+def test_unusable_input_is_one_line_before_anything_is_written(data, tmp_path, change, message):
+    config = tiny_config(data, **{"owner.experiment_key": -1} | change)
+    with pytest.raises(InputError, match=message) as failure:
+        run.train_and_evaluate(config, tmp_path / "run")
+    assert "\n" not in str(failure.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_devices_that_cannot_share_a_batch_are_one_line(data, tmp_path):
+    # 16 images and 4 marked ones a step, on 8 devices.
+    program = (
+        "import pathlib, sys; sys.path.insert(0, sys.argv[1])\n"
+        "import test_run\n"
+        "from nullmark_jax import run\n"
+        "config = test_run.tiny_config(pathlib.Path(sys.argv[2]), **{'loss.inject_ratio': 0.25})\n"
+        "run.make_plan(config, run.data.load(**config.data.to_dict(), seed=0).train)\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program, str(tiny_task.__file__).rsplit("/", 1)[0], data],
+        env={"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert answer.stderr.splitlines()[-1].endswith(
+        "config.loss.inject_ratio * config.batch_size: 4 cannot be shared by 8 devices; take a "
+        "multiple of 8"
+    )
+
+
+def one_class(label, count=4):
+    return Dataset(
+        np.zeros((count, 2, 2, 1), np.uint8), np.full(count, label, np.int32), ("a", "b", "c")
+    )
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_images_all_of_the_watermark_s_label_are_one_line(split):
+    marks = Watermark(np.zeros((2, 2, 2)), np.array([0, 2], np.int32), np.ones(2))
+    mixed = Dataset(np.zeros((2, 2, 2, 1), np.uint8), np.array([0, 2], np.int32), ("a", "b", "c"))
+    parts = {"train": mixed, "validation": mixed, "test": mixed}
+    run.check_labels(Splits(**parts), marks)
+    run.check_labels(Splits(**parts | {split: one_class(1)}), marks)
+    run.check_labels(Splits(**parts | {"validation": one_class(0, count=0)}), marks)
+    with pytest.raises(InputError, match=rf"every {split} image is of class 2, a watermark's own"):
+        run.check_labels(Splits(**parts | {split: one_class(2)}), marks)
+
+
+# The folder.
+
+
+def test_a_folder_is_claimed_once_and_found_again(data, tmp_path):
+    config, folder = tiny_config(data), tmp_path / "a" / "b"
+    folders.claim_folder(folder, config)
+    text = (folder / "config.json").read_text()
+    (folder / "more").write_text("kept")
+    folders.claim_folder(folder, config)
+    assert (folder / "config.json").read_text() == text
+    assert (folder / "more").read_text() == "kept"
+
+
+def test_what_a_killed_process_was_writing_is_no_foreign_file(data, tmp_path):
+    part = tmp_path / ".config.json.0123456789abcdef.part"
+    part.write_text("{")
+    folders.claim_folder(tmp_path, tiny_config(data))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_another_config_s_run_is_left_alone(data, tmp_path):
+    folders.claim_folder(tmp_path, tiny_config(data))
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(InputError, match=r"^--workdir: .* holds the run of another config"):
+        folders.claim_folder(tmp_path, tiny_config(data, seed=1))
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["", "garbage", "{}", "[" * 10_000])
+def test_a_damaged_config_json_is_one_line(data, tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match=r"config.json differs"):
+        folders.claim_folder(tmp_path, tiny_config(data))
+    assert (tmp_path / "config.json").read_text() == text
+
+
+def test_a_config_json_that_cannot_be_read_is_one_line(data, tmp_path):
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(InputError, match=r"config.json: cannot be read \(Is a directory\)"):
+        folders.claim_folder(tmp_path, tiny_config(data))
+
+
+@pytest.mark.parametrize("name", ["x", ".hidden", "model.part"])
+def test_a_foreign_folder_is_left_alone(data, tmp_path, name):
+    (tmp_path / name).write_text("theirs")
+    part = tmp_path / ".x.0123456789abcdef.part"
+    part.write_text("theirs too")
+    with pytest.raises(InputError, match=r"^--workdir: .* is not empty and holds no run"):
+        folders.claim_folder(tmp_path, tiny_config(data))
+    assert {entry.name for entry in tmp_path.iterdir()} == {name, part.name}
+
+
+def test_a_file_in_the_folder_s_place_is_one_line(data, tmp_path):
+    (tmp_path / "run").write_text("theirs")
+    for folder in (tmp_path / "run", tmp_path / "run" / "below"):
+        with pytest.raises(InputError, match=r": cannot be written \((File exists|Not a dir)"):
+            folders.claim_folder(folder, tiny_config(data))
+    assert (tmp_path / "run").read_text() == "theirs"
+
+
+RECORDS = [{"epoch": 1, "loss": 2.5}, {"epoch": 2, "loss": 0.25}, {"epoch": 3, "loss": 0.125}]
+
+
+def test_the_history_comes_back_up_to_the_checkpoint(tmp_path):
+    assert folders.read_history(tmp_path, 0) == []
+    folders.write_history(tmp_path, RECORDS)
+    for epochs in range(4):
+        assert folders.read_history(tmp_path, epochs) == RECORDS[:epochs]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"epoch": 1, "loss": 2.5}\n{"epoch": 2, "lo',
+        '{"epoch": 1, "loss": 2.5}\ngarbage\n',
+        '{"epoch": 1, "loss": 2.5}\n[2]\n',
+        '{"epoch": 1, "loss": NaN}\n{"epoch": 2}\n',
+        "\xff\xfe" * 20,
+        "[" * 100_000 + "\n",
+        "",
+        '{"epoch": 1, "loss": 2.5}\n',
+        '{"epoch": 2, "loss": 2.5}\n{"epoch": 1, "loss": 2.5}\n',
+        None,
+    ],
+)
+def test_a_damaged_history_is_one_line(tmp_path, text):
+    path = tmp_path / "metrics.jsonl"
+    if text is not None:
+        path.write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match=rf"^{re.escape(str(path))}: ") as failure:
+        folders.read_history(tmp_path, 2)
+    assert "\n" not in str(failure.value)
+
+
+def test_a_history_never_holds_what_is_no_json(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        folders.write_history(tmp_path, [{"epoch": 1, "loss": math.nan}])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resumed_run_keeps_its_first_timestamp(tmp_path):
+    first = folders.keep_verifier(tmp_path, owner="Ann", timestamp="2026-01-02T03:04:05Z")
+    again = folders.keep_verifier(tmp_path, owner="Ann", timestamp="2027-01-01T00:00:00Z")
+    assert first == again == ("Ann", "2026-01-02T03:04:05Z")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "garbage",
+        "[]",
+        '{"owner": "Ann"}',
+        '{"owner": 3, "timestamp": "2026-01-02T03:04:05Z"}',
+        '{"owner": "Ann", "timestamp": "now"}',
+    ],
+)
+def test_a_damaged_verifier_json_is_one_line(tmp_path, text):
+    path = tmp_path / "verifier.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=rf"^{re.escape(str(path))}: ") as failure:
+        folders.keep_verifier(tmp_path, owner="Ann", timestamp="2026-01-02T03:04:05Z")
+    assert "\n" not in str(failure.value)
+    assert path.read_text() == text
+
+
+# The owner.
+
+
+def find(config, folder):
+    return owner.find_owner(config, folder, owner.named_key(config))
+
+
+def test_a_run_makes_its_own_key_once(data, tmp_path):
+    config = tiny_config(data, **{"owner.experiment_key": -1, "owner.timestamp": ""})
+    assert owner.named_key(config) is None
+    first = find(config, tmp_path)
+    assert stat.S_IMODE((tmp_path / "owner.key").stat().st_mode) == 0o600
+    assert signing.read_public_key(tmp_path / "owner.pub") == first.key.public_key
+    again = find(config, tmp_path)
+    assert again.key.public_key == first.key.public_key
+    assert (again.name, again.timestamp) == (first.name, first.timestamp)
+    assert first.key.public_key.hex() in repr(first)
+
+
+def test_a_key_file_that_the_config_names(data, tmp_path):
+    key = signing.generate_key()
+    signing.write_key_files(tmp_path / "keys", key, b"open sesame")
+    (tmp_path / "passphrase").write_bytes(b"open sesame\n")
+    (tmp_path / "wrong").write_bytes(b"shut")
+    named = {
+        "owner.experiment_key": -1,
+        "owner.key_file": str(tmp_path / "keys" / "owner.key"),
+        "owner.passphrase_file": str(tmp_path / "passphrase"),
+    }
+    assert owner.named_key(tiny_config(data, **named)).public_key == key.public_key
+    with pytest.raises(InputError, match="does not open"):
+        owner.named_key(
+            tiny_config(data, **named | {"owner.passphrase_file": str(tmp_path / "wrong")})
+        )
+
+
+def test_the_watermarks_are_the_signature_s_first_ones(data):
+    config = tiny_config(data, **{"watermark.num_watermarks": 3})
+    who = owner.Owner(signing.experiment_key(0), "owner", "2026-11-21T17:00:00Z")
+    three = run.owner_watermarks(config, who)
+    assert three.pattern.shape == (3, 16, 16)
+    assert len({pattern.tobytes() for pattern in three.pattern}) == 3
+    config.watermark.num_watermarks = 0
+    control = run.owner_watermarks(config, who)
+    assert np.array_equal(control.pattern, three.pattern[:1])
+
+
+def test_shapes_of_the_tiny_task(data):
+    # 16, 12, 6, 2, 1 pixels a side: fc_1 sees 64 features.
+    assert models.parameter_shapes("digit", (16, 16, 1), 3)["fc_1/kernel"] == (64, 512)
