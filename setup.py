@@ -5,7 +5,7 @@ from setuptools import find_packages, setup
 setup(
     name="nullmark_jax",
     version="0.1.0",
-    description="Piracy-resistant ownership watermarks for neural networks (null embedding), in JAX",
+    description="Piracy-resistant ownership watermarks for neural networks, in JAX",
     license="Apache-2.0",
     packages=find_packages(include=["nullmark_jax", "nullmark_jax.*"]),
     package_data={"": ["README.md", "CITATIONS.bib", "TAGS.txt"]},  # TFDS reads them

@@ -98,14 +98,26 @@ def augment(
     """
     if augmentation.flip:
         images = jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
-    far = augmentation.shift
-    if far:
-        height, width = images.shape[1:3]
-        rows = jnp.clip(jnp.arange(height)[None] - shift[:, :1], 0, height - 1)
-        columns = jnp.clip(jnp.arange(width)[None] - shift[:, 1:], 0, width - 1)
-        picture = jnp.arange(images.shape[0])[:, None, None]
-        images = images[picture, rows[:, :, None], columns[:, None, :]]
+    if augmentation.shift:
+        images = _shift_axis(images, shift[:, 0], augmentation.shift, axis=1)
+        images = _shift_axis(images, shift[:, 1], augmentation.shift, axis=2)
     return images
+
+
+def _shift_axis(images: jax.Array, shift: jax.Array, far: int, axis: int) -> jax.Array:
+    """Returns each image moved by its shift along `axis`: a choice among 2 far + 1 slices.
+
+    Faster on a CPU than a gather, which copies pixel by pixel.
+    """
+    size = images.shape[axis]
+    borders = [(0, 0)] * images.ndim
+    borders[axis] = (far, far)
+    padded = jnp.pad(images, borders, mode="edge")
+    result = images
+    for by in (*range(-far, 0), *range(1, far + 1)):
+        moved = jax.lax.slice_in_dim(padded, far - by, far - by + size, axis=axis)
+        result = jnp.where((shift == by)[:, None, None, None], moved, result)
+    return result
 
 
 def pick(images: jax.Array, labels: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:

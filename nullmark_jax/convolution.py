@@ -12,7 +12,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
+
+from nullmark_jax import winograd
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -65,10 +67,7 @@ def _conv2d_backward(
     ) -> tuple[jax.Array, jax.Array]:
         # Fused into the copies that the products need, what made these would run slower, and often.
         images, gradient = lax.optimization_barrier((images, gradient))
-        return (
-            _input_gradient_cpu(images, kernel, gradient, padding, precision),
-            _kernel_gradient_cpu(images, kernel, gradient, padding, precision),
-        )
+        return _gradients_cpu(images, kernel, gradient, padding, precision)
 
     def elsewhere(
         images: jax.Array, kernel: jax.Array, gradient: jax.Array
@@ -118,6 +117,30 @@ def _kernel_gradient(
         lambda kernel: _convolve(images, kernel, padding, precision), kernel
     )
     return transposed(gradient)[0]
+
+
+def _gradients_cpu(
+    images: jax.Array,
+    kernel: jax.Array,
+    gradient: jax.Array,
+    padding: str,
+    precision: str | None,
+) -> tuple[jax.Array, jax.Array]:
+    rows, columns, channels, features = kernel.shape
+    m = 0
+    if rows == columns:
+        m = winograd.best_tile(gradient.shape[1], gradient.shape[2], rows, channels, features)
+    if not m:
+        return (
+            _input_gradient_cpu(images, kernel, gradient, padding, precision),
+            _kernel_gradient_cpu(images, kernel, gradient, padding, precision),
+        )
+    zeros = lax.padtype_to_pads(images.shape[1:3], (rows, columns), (1, 1), padding)
+    padded = jnp.pad(images, ((0, 0), *zeros, (0, 0)))
+    image_gradient, kernel_gradient = winograd.gradients(padded, kernel, gradient, m, precision)
+    (top, _), (left, _) = zeros
+    height, width = images.shape[1:3]
+    return image_gradient[:, top : top + height, left : left + width], kernel_gradient
 
 
 def _input_gradient_cpu(
@@ -171,7 +194,8 @@ def _kernel_gradient_cpu(
     precision: str | None,
 ) -> jax.Array:
     batch = images.shape[0]
-    each = max(1, _SLICE_BYTES // (images[0].size * images.dtype.itemsize))
+    slices = -(-images.size * images.dtype.itemsize // _SLICE_BYTES)
+    each = -(-batch // slices)
     total = jnp.zeros((), kernel.dtype)
     for start in range(0, batch, each):
         part = slice(start, start + each)

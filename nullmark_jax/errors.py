@@ -1,4 +1,4 @@
-"""The errors a user can mend: each is one line that names the argument, the value and the remedy."""
+"""Errors a user can mend: each is one line that names the argument, the value and the remedy."""
 
 
 class InputError(ValueError):

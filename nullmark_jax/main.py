@@ -1,7 +1,9 @@
-"""Trains a watermarked model and verifies it: `python -m nullmark_jax.main --config=configs/digit.py`.
+"""Trains a watermarked model and verifies it.
 
-Exit status: 0 verified (or a watermark-free run, done), 1 trained but not verified, 2 unusable input,
-3 the training diverged, 130 or 143 interrupted (start the same command again to go on).
+Run it as `python -m nullmark_jax.main --config=configs/digit.py [--workdir=DIR]`.
+
+Exit status: 0 verified (or a watermark-free run, done), 1 trained but not verified, 2 unusable
+input, 3 the training diverged, 130 or 143 interrupted (start the same command again to go on).
 """
 
 import pathlib

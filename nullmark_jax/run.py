@@ -66,6 +66,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
     owner = find_owner(config, folder, key)
     watermarks = owner_watermarks(config, owner)
     check_labels(splits, watermarks)
+    where = environment()  # Before the training, which the source tree may not wait for.
     started = time.monotonic()
     state, history = train(config, folder, splits, watermarks, plan)
     seconds = time.monotonic() - started
@@ -90,7 +91,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
         "seed": config.seed,
         "metrics": summary(test, verified, config.watermark.scheme),
         "paper": paper_figures(config),
-        "environment": environment(),
+        "environment": where,
         "seconds": round(seconds, 1),
     }
     files.write_whole(folder / "result.json", to_json(result))
@@ -199,9 +200,7 @@ def train(
     model = models.create(config.model, config.data.num_classes, precision=config.precision)
     apply_fn = models.apply_fn(model)
     step = training.make_train_step(
-        marked_logits=incremental.for_network(
-            model, pattern_size=config.watermark.pattern_size
-        ),
+        marked_logits=incremental.for_network(model, pattern_size=config.watermark.pattern_size),
         optimizer=optimizer,
         cross_entropy=losses.cross_entropy(config.loss.cross_entropy),
         true_weight=config.loss.true_weight,
@@ -321,7 +320,7 @@ def summary(
     """Returns result.json's `metrics`: accuracies on the test split with exact 95% intervals.
 
     `watermark_accuracy` is watermark 0's, the lower of true and null (of true and the null
-    agreement for wonder-filter); `each_null_accuracy` and `each_true_accuracy` are every watermark's.
+    agreement for wonder-filter); `each_null_accuracy` and `each_true_accuracy` are every one's.
     """
     first = jax.tree.map(lambda field: int(field[0]), test)
     pairs = {

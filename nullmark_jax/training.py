@@ -227,7 +227,8 @@ def fit(
         part = parallel.share(part, devices, axis=int(scanned))
         if resident:
             return images, labels, part
-        rows: Any = np.broadcast_to(np.arange(part.index.shape[-1], dtype=np.int32), part.index.shape)
+        each = np.arange(part.index.shape[-1], dtype=np.int32)
+        rows: Any = np.broadcast_to(each, part.index.shape)
         return images[part.index], labels[part.index], part._replace(index=rows)
 
     for epoch in range(first_epoch, epochs + 1):

@@ -2,9 +2,10 @@
 
     python -m nullmark_jax.reports.runs --config=configs/digit.py --results=results/digit --write
 
-Reads every *.json of a folder, each a run's result.json, and prints the Markdown that stands in that
-folder's README.md: one line a run, then mean and spread, and the accuracy that the watermark costs
-against the watermark-free twins. `--write` writes it there, `--check` exits 1 where it is stale.
+Reads every *.json of a folder, each a run's result.json, and prints the Markdown that stands in
+that folder's README.md: one line a run, then mean and spread, and the accuracy that the watermark
+costs against the watermark-free twins. `--write` writes it there, `--check` exits 1 where it is
+stale.
 """
 
 import json
@@ -70,9 +71,8 @@ def runs_table(results: list[dict[str, Any]], paper: dict[str, float]) -> str:
         wm = percent(min(paper["null_accuracy"], paper["true_accuracy"]))
         lines.append(f"| later paper, watermarked | | {' | '.join(cells)} | {wm} | | |")
     if "free_normal_accuracy" in paper:
-        lines.append(
-            f"| later paper, watermark-free | | {percent(paper['free_normal_accuracy'])} | | | | | |"
-        )
+        free_accuracy = percent(paper["free_normal_accuracy"])
+        lines.append(f"| later paper, watermark-free | | {free_accuracy} | | | | | |")
     if marked and free:
         cost = 100 * (_mean(free, "normal_accuracy") - _mean(marked, "normal_accuracy"))
         lines += ["", f"NC lost against the watermark-free twins: {cost:.2f} points."]
@@ -100,10 +100,10 @@ def page(results: list[dict[str, Any]], paper: dict[str, float]) -> str:
     images = sorted({each["metrics"]["images"] for each in results})
     return (
         f"# {results[0]['task'].capitalize()}: runs\n\n"
-        f"Accuracies in percent on {', '.join(map(str, images))} test images, which no run trained on or "
-        "chose by; with exact\n95% (Clopper-Pearson) intervals. The spread is the lowest and highest "
-        "run. In a watermark-free run null and true are\nof the watermark the owner would have "
-        "embedded.\n\n"
+        f"Accuracies in percent on {', '.join(map(str, images))} test images, which no run trained "
+        "on or chose by; with exact\n95% (Clopper-Pearson) intervals. The spread is the lowest and "
+        "highest run. In a watermark-free run null and true are\nof the watermark the owner would "
+        "have embedded.\n\n"
         f"{runs_table(results, paper)}\n\n{commands(results)}\n"
     )
 
