@@ -389,14 +389,14 @@ def environment() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Returns the source tree's commit, "+" after it where files differ from it; "" outside git."""
+    """Returns the source tree's commit, "+" after it where this package differs; "" outside git."""
     here = pathlib.Path(__file__).parent
     try:
         commit, changes = (
             subprocess.run(
                 ["git", "-C", here, *command], capture_output=True, text=True, check=True
             ).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno", "."])
         )
     except (OSError, subprocess.CalledProcessError):
         return ""
