@@ -1,9 +1,12 @@
 """Checkpoints of a training run (orbax), one an epoch, whole or absent whatever interrupts."""
 
 import contextlib
+import logging
 import pathlib
 import shutil
 import signal
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from types import TracebackType
@@ -11,12 +14,13 @@ from types import TracebackType
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 
+from nullmark_jax import files
 from nullmark_jax.errors import InputError
 from nullmark_jax.training import TrainState
 
 _KEPT = 2
+_MARGIN = 2**20
 
 
 class Checkpoints:
@@ -57,7 +61,9 @@ class Checkpoints:
           InputError: the folder cannot be written or is full; nothing of this checkpoint is left.
         """
         # Host arrays: the file is the same whatever devices trained it.
-        saved = ocp.args.StandardSave(jax.tree.map(np.asarray, state))
+        arrays = jax.tree.map(np.asarray, state)
+        self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
+        saved = ocp.args.StandardSave(arrays)
         path = self._directory / str(epoch)
         try:
             with _orbax(f"{path}: cannot be written", "give a folder with room"):
@@ -67,6 +73,12 @@ class Checkpoints:
             for part in self._directory.glob(f"{epoch}.*tmp*"):
                 shutil.rmtree(part, ignore_errors=True)
             raise
+
+    def _check_room(self, size: int) -> None:
+        """Raises InputError unless `size` bytes and a margin can be written: before orbax fails."""
+        with files.writing(self._directory), tempfile.TemporaryFile(dir=self._directory) as file:
+            file.write(bytes(size + _MARGIN))
+            file.flush()
 
     def latest(self, like: TrainState) -> tuple[int, TrainState]:
         """Returns the last epoch saved and its state; (0, `like`) where there is none.
@@ -93,19 +105,37 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _orbax(problem: str, remedy: str) -> Iterator[None]:
-    """Turns what orbax raises into one InputError line, and keeps its log of it to itself."""
-    level = logging.get_verbosity()
-    logging.set_verbosity(logging.FATAL)
-    try:
-        with _undisturbed():
+    """Turns what orbax raises into one InputError line, and keeps its own reports to itself.
+
+    After a failure they are kept back for good: the reads and writes that it left under way report
+    later, when their event loop is closed.
+    """
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels, report = [logger.level for logger in loggers], sys.unraisablehook
+
+    def report_others(lost: "sys.UnraisableHookArgs") -> None:
+        if str(lost.exc_value) != "Event loop is closed":
+            report(lost)
+
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = report_others
+    with _undisturbed():
+        try:
             yield
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = getattr(error, "strerror", None)
-        if not reason:  # tensorstore's "CODE: what: ...: the reason [details]".
-            reason = str(error).split(" [")[0].splitlines()[0].rsplit(": ", 1)[-1]
-        raise InputError(f"{problem} ({reason}); {remedy}") from error
-    finally:
-        logging.set_verbosity(level)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = getattr(error, "strerror", None)
+            if not reason:  # tensorstore's "CODE: what: ...: the reason [details]".
+                reason = (
+                    (str(error) or type(error).__name__)
+                    .split(" [")[0]
+                    .splitlines()[0]
+                    .rsplit(": ", 1)[-1]
+                )
+            raise InputError(f"{problem} ({reason}); {remedy}") from error
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        sys.unraisablehook = report
 
 
 @contextlib.contextmanager

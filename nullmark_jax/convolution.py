@@ -262,12 +262,15 @@ def _bias_relu_pool_forward(
     result = jnp.maximum(
         jnp.maximum(upper, lower) + bias[None, None, None], jnp.zeros((), features.dtype)
     )
-    # Which of the four pixels gets the gradient: a byte a window is all that is kept.
+    # Which of the four pixels gets the gradient, 0 to 3, or 4 for none, squared. XLA:CPU computes what
+    # is cheap again in every fusion that uses it, here from `features`; a root it computes once.
+    number = partial(jnp.full, (), dtype=features.dtype)
     winner = jnp.where(
-        upper >= lower, jnp.where(first >= second, 0, 1), jnp.where(third >= fourth, 2, 3)
+        upper >= lower,
+        jnp.where(first >= second, number(0), number(1)),
+        jnp.where(third >= fourth, number(4), number(9)),
     )
-    winner = jnp.where(result > 0, winner, _NOWHERE).astype(jnp.int8)
-    winner = lax.optimization_barrier(winner)  # or it would be computed again, from `features`
+    winner = jnp.sqrt(jnp.where(result > 0, winner, number(_NOWHERE**2)))
     odd = jnp.zeros((features.shape[1] % 2, features.shape[2] % 2), jnp.bool_)
     return result, (winner, odd)
 
@@ -278,7 +281,7 @@ def _bias_relu_pool_backward(
     winner, odd = residuals
     batch, height, width, features = winner.shape
     zero = jnp.zeros((), gradient.dtype)
-    pixel = jnp.arange(4, dtype=jnp.int8).reshape(1, 1, 2, 1, 2, 1)
+    pixel = jnp.arange(4, dtype=winner.dtype).reshape(1, 1, 2, 1, 2, 1)
     spread = jnp.where(
         winner[:, :, None, :, None, :] == pixel, gradient[:, :, None, :, None, :], zero
     ).reshape(batch, 2 * height, 2 * width, features)

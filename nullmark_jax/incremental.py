@@ -14,6 +14,7 @@ for `batch + 2 marked` images, forwards and backwards.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -144,8 +145,13 @@ def incremental_logits(
             if done == shared or (shared is None and not _pays(rows, columns)):
                 break
             patch, row, column = _run_on_window(
-                lambda x, stage=stage: stage.apply(params, x),
-                features[:marked], patch, row, column, rows, columns,
+                partial(stage.apply, params),
+                features[:marked],
+                patch,
+                row,
+                column,
+                rows,
+                columns,
             )
             features = stage.apply(params, features)
             done += 1
@@ -166,14 +172,19 @@ def for_network(
 ) -> Callable[[Params, jax.Array, Watermark, jax.Array], Logits]:
     """Returns `incremental_logits` of one of the papers' networks, its blocks being the stages."""
 
+    apply: Any = model.apply  # Whose result could be a pair, had it mutable collections.
+
     def block(index: int) -> Callable[[Params, jax.Array], jax.Array]:
-        return lambda params, x: model.apply({"params": params}, x, index, method="block")
+        return lambda params, x: apply({"params": params}, x, index, method="block")
 
     stages = [
         Stage(block(index), tuple(conv.size for conv in convs), model.padding)
         for index, convs in enumerate(model.blocks)
     ]
-    head = lambda params, x: model.apply({"params": params}, x, method="head")  # noqa: E731
+
+    def head(params: Params, features: jax.Array) -> jax.Array:
+        return apply({"params": params}, features, method="head")
+
     return incremental_logits(stages, head, pattern_size=pattern_size, shared=shared)
 
 
@@ -228,15 +239,17 @@ def _run_on_window(
     top, left = rows.window_start(new_row), columns.window_start(new_column)
     window = _twice(_cut(clean, top, left, rows.window, columns.window))
     # The pool may drop the input's last row or column, and so the window; the patch may have it.
-    below = max(0, rows.size - 2 * rows.output - rows.reach) if rows.margin == 0 else 0
-    right = max(0, columns.size - 2 * columns.output - columns.reach) if columns.margin == 0 else 0
-    window = jnp.pad(window, ((0, 0), (0, below), (0, right), (0, 0)))
+    extra_rows, extra_columns = (
+        max(0, axis.size - 2 * axis.output - axis.reach) if axis.margin == 0 else 0
+        for axis in (rows, columns)
+    )
+    window = jnp.pad(window, ((0, 0), (0, extra_rows), (0, extra_columns), (0, 0)))
     window = _paste(window, patch, row - top, column - left)
     result = apply(window[:, : rows.window, : columns.window])
-    result = _cut(
-        result, new_row - top // 2, new_column - left // 2, rows.patch, columns.patch
-    )
-    return result, new_row, new_column
+    below, right = new_row - top // 2, new_column - left // 2
+    if row.ndim:
+        below, right = _twice(below), _twice(right)
+    return _cut(result, below, right, rows.patch, columns.patch), new_row, new_column
 
 
 def _twice(array: jax.Array) -> jax.Array:

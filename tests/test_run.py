@@ -196,7 +196,7 @@ def test_three_watermarks_with_a_curriculum_fed_from_the_host(data, tmp_path):
         data,
         **{
             "watermark.num_watermarks": 3,
-            "epochs": 14,
+            "epochs": 24,
             "curriculum.start": 0.1,
             "curriculum.epochs": 2.0,
             "resident_bytes": 0,

@@ -1,0 +1,109 @@
+"""The table of several runs, against one worked out by hand."""
+
+import json
+
+import pytest
+
+from nullmark_jax.errors import InputError
+from nullmark_jax.reports import runs
+
+
+def _result(seed, normal, null, verified):
+    accuracies = {
+        "normal_accuracy": normal,
+        "null_accuracy": null,
+        "true_accuracy": 1.0,
+        "watermark_accuracy": null,
+    }
+    return {
+        "experiment": "train",
+        "task": "digit",
+        "seed": seed,
+        "metrics": {
+            **accuracies,
+            "intervals_95": {name: [value - 0.01, value] for name, value in accuracies.items()},
+            "images": 1000,
+            "verified": verified,
+        },
+        "paper": {},
+        "environment": {
+            "command": f"python -m nullmark_jax.main --config.seed={seed}",
+            "commit": "abc",
+            "date": "2026-11-21",
+            "device": "1 x cpu",
+            "cpus": 2,
+            "jax": "0.10.2",
+            "python": "3.11.7",
+        },
+        "seconds": 90.0,
+    }
+
+
+RESULTS = [
+    _result(0, 0.98, 0.97, True),
+    _result(1, 0.96, 0.93, True),
+    _result(0, 0.99, 0.10, None),
+    _result(1, 0.98, 0.12, None),
+]
+PAPER = {
+    "normal_accuracy": 0.9851,
+    "null_accuracy": 0.9770,
+    "true_accuracy": 1.0,
+    "free_normal_accuracy": 0.9851,
+}
+
+
+def test_mean_spread_and_loss_worked_out_by_hand():
+    table = runs.runs_table(RESULTS, PAPER)
+    assert (
+        "| **watermarked, mean (spread)** | 2 | **97.00** (96.00 to 98.00) "
+        "| **95.00** (93.00 to 97.00)" in table
+    )
+    # (0.99 + 0.98) / 2 - (0.98 + 0.96) / 2 = 0.015
+    assert "NC lost against the watermark-free twins: 1.50 points." in table
+    assert "| later paper, watermarked | | 98.51 | 97.70 | 100.00 | 97.70 | | |" in table
+
+
+def test_each_run_has_a_line_with_its_interval_and_verdict():
+    table = runs.runs_table([RESULTS[0], _result(7, 0.5, 0.4, False)], {})
+    assert "| watermarked | 0 | 98.00 (97.00 to 98.00) |" in table
+    assert "| yes | 1.5 |" in table
+    assert "| **no** | 1.5 |" in table
+    assert "later paper" not in table
+    assert "lost" not in table  # there is no twin
+
+
+def test_the_page_names_commands_commit_and_machine():
+    page = runs.page(RESULTS, PAPER)
+    assert "$ python -m nullmark_jax.main --config.seed=1" in page
+    assert "- Commit: abc" in page
+    assert "- Device: 1 x cpu" in page
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i, result in enumerate(RESULTS):
+        (tmp_path / f"{i}.json").write_text(json.dumps(result))
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore:.*load_module.*:DeprecationWarning")
+def test_check_knows_a_stale_page_from_a_true_one(folder, capsys):
+    arguments = ["runs", "--config=configs/digit.py", f"--results={folder}"]
+    assert runs.main([*arguments, "--check"]) == 1
+    assert runs.main([*arguments, "--write"]) == 0
+    assert runs.main([*arguments, "--check"]) == 0
+    (folder / "0.json").write_text(json.dumps(_result(0, 0.5, 0.4, True)))
+    assert runs.main([*arguments, "--check"]) == 1
+    assert "stale" in capsys.readouterr().out
+
+
+def test_a_folder_without_results_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="holds no result"):
+        runs.load_results(tmp_path)
+
+
+def test_a_broken_result_is_named(tmp_path):
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(InputError, match=r"x\.json: is no result"):
+        runs.load_results(tmp_path)
