@@ -1,8 +1,7 @@
-"""run.py, folder.py and owner.py: one run's folder, what is in it, and going on with it."""
+"""run.py: one run's folder, what is in it, and going on with it."""
 
 import json
 import math
-import re
 import shutil
 import stat
 import subprocess
@@ -14,8 +13,6 @@ import pytest
 import tiny_task
 
 from nullmark_jax import claim, models, owner, run, signing
-from nullmark_jax import config as configs
-from nullmark_jax import folder as folders
 from nullmark_jax.data import Dataset, Splits
 from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
@@ -30,19 +27,6 @@ def ordinary_promotion():
         yield
 
 
-def tiny_config(data, **changes):
-    """The config of tiny_task; `changes` by dotted name."""
-    config = configs.default()
-    names = {}
-    exec(tiny_task.write(data).read_text(), names)
-    config = names["get_config"]()
-    config.epochs = EPOCHS
-    config.owner.experiment_key = 0
-    config.owner.timestamp = "2026-11-21T17:00:00Z"
-    config.update_from_flattened_dict(changes)
-    return config
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return tmp_path_factory.mktemp("data")
@@ -52,7 +36,7 @@ def data(tmp_path_factory):
 def trained(data, tmp_path_factory):
     """A run folder and what train_and_evaluate returned."""
     folder = tmp_path_factory.mktemp("runs") / "new" / "run"
-    return folder, run.train_and_evaluate(tiny_config(data), folder)
+    return folder, run.train_and_evaluate(tiny_task.config(data), folder)
 
 
 def test_the_folder_holds_what_the_design_names(trained):
@@ -141,7 +125,7 @@ def test_the_claim_is_of_the_model_and_its_owner(trained):
 
 def test_config_json_is_the_config(trained, data):
     written = json.loads((trained[0] / "config.json").read_text())
-    config = tiny_config(data)
+    config = tiny_task.config(data)
     assert written["data"]["input_shape"] == [16, 16, 1]
     assert written["watermark"] == config.watermark.to_dict()
     assert written["owner"] == config.owner.to_dict()
@@ -156,7 +140,7 @@ def test_a_run_cut_short_goes_on_to_the_same_bytes(trained, data, tmp_path):
     for name in ("model.safetensors", "claim.json", "result.json"):
         (cut / name).unlink()
     (cut / ".metrics.jsonl.0123456789abcdef.part").write_text("{")
-    again = run.train_and_evaluate(tiny_config(data), cut)
+    again = run.train_and_evaluate(tiny_task.config(data), cut)
     for name in ("model.safetensors", "metrics.jsonl", "claim.json", "config.json"):
         assert (cut / name).read_bytes() == (folder / name).read_bytes(), name
     assert again["metrics"] == result["metrics"]
@@ -169,7 +153,7 @@ def test_a_finished_run_is_evaluated_again(trained, data, tmp_path):
     folder, result = trained
     copy = tmp_path / "run"
     shutil.copytree(folder, copy)
-    again = run.train_and_evaluate(tiny_config(data), copy)
+    again = run.train_and_evaluate(tiny_task.config(data), copy)
     assert again["metrics"] == result["metrics"]
     for name in ("model.safetensors", "metrics.jsonl", "claim.json"):
         assert (copy / name).read_bytes() == (folder / name).read_bytes(), name
@@ -177,7 +161,7 @@ def test_a_finished_run_is_evaluated_again(trained, data, tmp_path):
 
 @pytest.mark.slow
 def test_the_watermark_free_twin_with_a_key_of_its_own(data, tmp_path):
-    config = tiny_config(
+    config = tiny_task.config(
         data, **{"watermark.num_watermarks": 0, "owner.experiment_key": -1, "epochs": 4}
     )
     result = run.train_and_evaluate(config, tmp_path)
@@ -192,7 +176,7 @@ def test_the_watermark_free_twin_with_a_key_of_its_own(data, tmp_path):
 
 @pytest.mark.slow
 def test_three_watermarks_with_a_curriculum_fed_from_the_host(data, tmp_path):
-    config = tiny_config(
+    config = tiny_task.config(
         data,
         **{
             "watermark.num_watermarks": 3,
@@ -213,7 +197,7 @@ def test_three_watermarks_with_a_curriculum_fed_from_the_host(data, tmp_path):
 @pytest.mark.slow
 def test_the_clipped_cross_entropy_leaves_the_watermark_unlearned(data, tmp_path):
     # At lambda = 2000 the loss of most marked samples is clipped, and their gradient 0.
-    config = tiny_config(
+    config = tiny_task.config(
         data, **{"loss.cross_entropy": "clipped", "watermark.extreme_value": 2000.0}
     )
     result = run.train_and_evaluate(config, tmp_path)
@@ -243,7 +227,7 @@ def test_the_clipped_cross_entropy_leaves_the_watermark_unlearned(data, tmp_path
     ],
 )
 def test_unusable_input_is_one_line_before_anything_is_written(data, tmp_path, change, message):
-    config = tiny_config(data, **{"owner.experiment_key": -1} | change)
+    config = tiny_task.config(data, **{"owner.experiment_key": -1} | change)
     with pytest.raises(InputError, match=message) as failure:
         run.train_and_evaluate(config, tmp_path / "run")
     assert "\n" not in str(failure.value)
@@ -254,9 +238,9 @@ def test_devices_that_cannot_share_a_batch_are_one_line(data, tmp_path):
     # 16 images and 4 marked ones a step, on 8 devices.
     program = (
         "import pathlib, sys; sys.path.insert(0, sys.argv[1])\n"
-        "import test_run\n"
+        "import tiny_task\n"
         "from nullmark_jax import run\n"
-        "config = test_run.tiny_config(pathlib.Path(sys.argv[2]), **{'loss.inject_ratio': 0.25})\n"
+        "config = tiny_task.config(pathlib.Path(sys.argv[2]), **{'loss.inject_ratio': 0.25})\n"
         "run.make_plan(config, run.data.load(**config.data.to_dict(), seed=0).train)\n"
     )
     answer = subprocess.run(
@@ -289,170 +273,8 @@ def test_images_all_of_the_watermark_s_label_are_one_line(split):
         run.check_labels(Splits(**parts | {split: one_class(2)}), marks)
 
 
-# The folder.
-
-
-def test_a_folder_is_claimed_once_and_found_again(data, tmp_path):
-    config, folder = tiny_config(data), tmp_path / "a" / "b"
-    folders.claim_folder(folder, config)
-    text = (folder / "config.json").read_text()
-    (folder / "more").write_text("kept")
-    folders.claim_folder(folder, config)
-    assert (folder / "config.json").read_text() == text
-    assert (folder / "more").read_text() == "kept"
-
-
-def test_what_a_killed_process_was_writing_is_no_foreign_file(data, tmp_path):
-    part = tmp_path / ".config.json.0123456789abcdef.part"
-    part.write_text("{")
-    folders.claim_folder(tmp_path, tiny_config(data))
-    assert [entry.name for entry in tmp_path.iterdir()] == ["config.json"]
-
-
-def test_another_config_s_run_is_left_alone(data, tmp_path):
-    folders.claim_folder(tmp_path, tiny_config(data))
-    before = (tmp_path / "config.json").read_bytes()
-    with pytest.raises(InputError, match=r"^--workdir: .* holds the run of another config"):
-        folders.claim_folder(tmp_path, tiny_config(data, seed=1))
-    assert (tmp_path / "config.json").read_bytes() == before
-
-
-@pytest.mark.parametrize("text", ["", "garbage", "{}", "[" * 10_000])
-def test_a_damaged_config_json_is_one_line(data, tmp_path, text):
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(InputError, match=r"config.json differs"):
-        folders.claim_folder(tmp_path, tiny_config(data))
-    assert (tmp_path / "config.json").read_text() == text
-
-
-def test_a_config_json_that_cannot_be_read_is_one_line(data, tmp_path):
-    (tmp_path / "config.json").mkdir()
-    with pytest.raises(InputError, match=r"config.json: cannot be read \(Is a directory\)"):
-        folders.claim_folder(tmp_path, tiny_config(data))
-
-
-@pytest.mark.parametrize("name", ["x", ".hidden", "model.part"])
-def test_a_foreign_folder_is_left_alone(data, tmp_path, name):
-    (tmp_path / name).write_text("theirs")
-    part = tmp_path / ".x.0123456789abcdef.part"
-    part.write_text("theirs too")
-    with pytest.raises(InputError, match=r"^--workdir: .* is not empty and holds no run"):
-        folders.claim_folder(tmp_path, tiny_config(data))
-    assert {entry.name for entry in tmp_path.iterdir()} == {name, part.name}
-
-
-def test_a_file_in_the_folder_s_place_is_one_line(data, tmp_path):
-    (tmp_path / "run").write_text("theirs")
-    for folder in (tmp_path / "run", tmp_path / "run" / "below"):
-        with pytest.raises(InputError, match=r": cannot be written \((File exists|Not a dir)"):
-            folders.claim_folder(folder, tiny_config(data))
-    assert (tmp_path / "run").read_text() == "theirs"
-
-
-RECORDS = [{"epoch": 1, "loss": 2.5}, {"epoch": 2, "loss": 0.25}, {"epoch": 3, "loss": 0.125}]
-
-
-def test_the_history_comes_back_up_to_the_checkpoint(tmp_path):
-    assert folders.read_history(tmp_path, 0) == []
-    folders.write_history(tmp_path, RECORDS)
-    for epochs in range(4):
-        assert folders.read_history(tmp_path, epochs) == RECORDS[:epochs]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        '{"epoch": 1, "loss": 2.5}\n{"epoch": 2, "lo',
-        '{"epoch": 1, "loss": 2.5}\ngarbage\n',
-        '{"epoch": 1, "loss": 2.5}\n[2]\n',
-        '{"epoch": 1, "loss": NaN}\n{"epoch": 2}\n',
-        "\xff\xfe" * 20,
-        "[" * 100_000 + "\n",
-        "",
-        '{"epoch": 1, "loss": 2.5}\n',
-        '{"epoch": 2, "loss": 2.5}\n{"epoch": 1, "loss": 2.5}\n',
-        None,
-    ],
-)
-def test_a_damaged_history_is_one_line(tmp_path, text):
-    path = tmp_path / "metrics.jsonl"
-    if text is not None:
-        path.write_text(text, encoding="latin-1")
-    with pytest.raises(InputError, match=rf"^{re.escape(str(path))}: ") as failure:
-        folders.read_history(tmp_path, 2)
-    assert "\n" not in str(failure.value)
-
-
-def test_a_history_never_holds_what_is_no_json(tmp_path):
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        folders.write_history(tmp_path, [{"epoch": 1, "loss": math.nan}])
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_resumed_run_keeps_its_first_timestamp(tmp_path):
-    first = folders.keep_verifier(tmp_path, owner="Ann", timestamp="2026-01-02T03:04:05Z")
-    again = folders.keep_verifier(tmp_path, owner="Ann", timestamp="2027-01-01T00:00:00Z")
-    assert first == again == ("Ann", "2026-01-02T03:04:05Z")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "garbage",
-        "[]",
-        '{"owner": "Ann"}',
-        '{"owner": 3, "timestamp": "2026-01-02T03:04:05Z"}',
-        '{"owner": "Ann", "timestamp": "now"}',
-    ],
-)
-def test_a_damaged_verifier_json_is_one_line(tmp_path, text):
-    path = tmp_path / "verifier.json"
-    path.write_text(text)
-    with pytest.raises(InputError, match=rf"^{re.escape(str(path))}: ") as failure:
-        folders.keep_verifier(tmp_path, owner="Ann", timestamp="2026-01-02T03:04:05Z")
-    assert "\n" not in str(failure.value)
-    assert path.read_text() == text
-
-
-# The owner.
-
-
-def find(config, folder):
-    return owner.find_owner(config, folder, owner.named_key(config))
-
-
-def test_a_run_makes_its_own_key_once(data, tmp_path):
-    config = tiny_config(data, **{"owner.experiment_key": -1, "owner.timestamp": ""})
-    assert owner.named_key(config) is None
-    first = find(config, tmp_path)
-    assert stat.S_IMODE((tmp_path / "owner.key").stat().st_mode) == 0o600
-    assert signing.read_public_key(tmp_path / "owner.pub") == first.key.public_key
-    again = find(config, tmp_path)
-    assert again.key.public_key == first.key.public_key
-    assert (again.name, again.timestamp) == (first.name, first.timestamp)
-    assert first.key.public_key.hex() in repr(first)
-
-
-def test_a_key_file_that_the_config_names(data, tmp_path):
-    key = signing.generate_key()
-    signing.write_key_files(tmp_path / "keys", key, b"open sesame")
-    (tmp_path / "passphrase").write_bytes(b"open sesame\n")
-    (tmp_path / "wrong").write_bytes(b"shut")
-    named = {
-        "owner.experiment_key": -1,
-        "owner.key_file": str(tmp_path / "keys" / "owner.key"),
-        "owner.passphrase_file": str(tmp_path / "passphrase"),
-    }
-    assert owner.named_key(tiny_config(data, **named)).public_key == key.public_key
-    with pytest.raises(InputError, match="does not open"):
-        owner.named_key(
-            tiny_config(data, **named | {"owner.passphrase_file": str(tmp_path / "wrong")})
-        )
-
-
 def test_the_watermarks_are_the_signature_s_first_ones(data):
-    config = tiny_config(data, **{"watermark.num_watermarks": 3})
+    config = tiny_task.config(data, **{"watermark.num_watermarks": 3})
     who = owner.Owner(signing.experiment_key(0), "owner", "2026-11-21T17:00:00Z")
     three = run.owner_watermarks(config, who)
     assert three.pattern.shape == (3, 16, 16)

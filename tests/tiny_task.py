@@ -5,6 +5,7 @@ The digit net takes 16x16 inputs: 16, 12, 6, 2, 1 pixels a side.
 
 import pathlib
 
+import ml_collections
 import numpy as np
 
 SIDE, CLASSES, TRAIN, TEST = 16, 3, 120, 45
@@ -51,3 +52,15 @@ def write(folder: pathlib.Path) -> pathlib.Path:
     config = folder / "tiny.py"
     config.write_text(_CONFIG.format(data=str(folder / "tiny.npz")))
     return config
+
+
+def config(folder: pathlib.Path, **changes) -> ml_collections.ConfigDict:
+    """Returns the task's config with six epochs and an experiment's key; changes by dotted name."""
+    names: dict = {}
+    exec(write(folder).read_text(), names)
+    made = names["get_config"]()
+    made.epochs = 6
+    made.owner.experiment_key = 0
+    made.owner.timestamp = "2026-11-21T17:00:00Z"
+    made.update_from_flattened_dict(changes)
+    return made
