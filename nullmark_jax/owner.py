@@ -6,6 +6,7 @@ import pathlib
 import ml_collections
 
 from nullmark_jax import signing
+from nullmark_jax.errors import InputError
 from nullmark_jax.folder import keep_verifier
 
 
@@ -27,6 +28,11 @@ def named_key(config: ml_collections.ConfigDict) -> signing.SigningKey | None:
     named = config.owner
     signing.verifier_string(owner=named.name, timestamp=named.timestamp or signing.utc_now())
     passphrase = read_passphrase(config)
+    if named.experiment_key >= 0 and named.key_file:
+        raise InputError(
+            f"config.owner.experiment_key: {named.experiment_key} and config.owner.key_file are both "
+            "set; give one of the two"
+        )
     if named.experiment_key >= 0:
         return signing.experiment_key(named.experiment_key)
     return signing.read_key(named.key_file, passphrase) if named.key_file else None

@@ -45,3 +45,9 @@ def test_a_key_file_that_the_config_names(data, tmp_path):
         owner.named_key(
             tiny_task.config(data, **named | {"owner.passphrase_file": str(tmp_path / "wrong")})
         )
+
+
+def test_a_key_file_and_an_experiment_key_together_are_one_line(data, tmp_path):
+    both = {"owner.experiment_key": 0, "owner.key_file": str(tmp_path / "owner.key")}
+    with pytest.raises(InputError, match=r"^config\.owner\.experiment_key: 0 and .* both set"):
+        owner.named_key(tiny_task.config(data, **both))
