@@ -1,6 +1,9 @@
-"""Face: YouTube Faces (people with 100 images or more) on the DeepID net of Table 11.
+"""Face: YouTube Faces (people with 100 images or more) on the net of Table 11 (DeepID).
 
-python -m nullmark_jax.main --config=configs/face.py --config.data.manual_dir=DIR
+    python -m nullmark_jax.main --config=configs/face.py --config.data.manual_dir=DIR --workdir=runs/face
+    python -m nullmark_jax.main --config=configs/face.py:paper     # Table 14 to the letter
+
+The recipe without :paper is a first choice that has not been measured yet; do not quote it.
 """
 
 import ml_collections

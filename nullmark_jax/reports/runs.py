@@ -103,7 +103,7 @@ def page(results: list[dict[str, Any]], paper: dict[str, float]) -> str:
         f"Accuracies in percent on {', '.join(map(str, images))} test images, which no run trained "
         "on or chose by; with exact\n95% (Clopper-Pearson) intervals. The spread is the lowest and "
         "highest run. In a watermark-free run null and true are\nof the watermark the owner would "
-        "have embedded.\n\n"
+        "have embedded. Minutes are of the machine as it was, shared\nwith other work or not.\n\n"
         f"{runs_table(results, paper)}\n\n{commands(results)}\n"
     )
 
