@@ -1,5 +1,6 @@
 """Files read up to a bound, and written whole or not at all."""
 
+import contextlib
 import os
 import resource
 
@@ -9,13 +10,18 @@ from nullmark_jax import files
 from nullmark_jax.errors import InputError
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_disk():
-    """Lets no file grow beyond 1,000 bytes, as a full disk would not."""
+    """Lets no file grow beyond 1,000 bytes, as a full disk would not.
+
+    No fixture: pytest's own output may be such a file, and it writes between a test and its fixtures.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_reads_up_to_the_bound(tmp_path):
@@ -54,10 +60,13 @@ def test_permissions_follow_the_umask(tmp_path):
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
-def test_full_disk_leaves_what_was_there(tmp_path, small_disk):
+def test_full_disk_leaves_what_was_there(tmp_path):
     path = tmp_path / "file"
     files.write_whole(path, b"x" * 1000)
-    with pytest.raises(InputError, match=r"file: cannot be written .*; give a folder with room"):
+    refused = pytest.raises(
+        InputError, match=r"file: cannot be written .*; give a folder with room"
+    )
+    with refused, small_disk():
         files.write_whole(path, b"y" * 1001)
     assert path.read_bytes() == b"x" * 1000
     assert os.listdir(tmp_path) == ["file"]
