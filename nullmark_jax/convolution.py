@@ -24,7 +24,7 @@ DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _WASTE_ROWS = 1.15
 _WASTE_PIXELS = 1.5
 
-
+# Bytes of input of which the kernel's gradient is computed at once: it transposes both its arguments, and
 # slices that stay in cache are faster, and take less memory.
 _SLICE_BYTES = 32 << 20
 

@@ -210,13 +210,16 @@ def parameter_shapes(
     model = create(name, num_classes)
     try:
         params = jax.eval_shape(lambda key: init_params(model, key, input_shape), jax.random.key(0))
-    except ZeroDivisionError as error:  # The initial values of a kernel without inputs.
+    except ZeroDivisionError:  # A kernel without inputs has initial values in newer versions only.
+        params = None
+    flat = jax.tree_util.tree_flatten_with_path(params)[0]
+    shapes = {"/".join(k.key for k in path): leaf.shape for path, leaf in flat}
+    if not shapes or not all(math.prod(shape) for shape in shapes.values()):
         raise InputError(
             f"config.data.input_shape: {tuple(input_shape)} is too small for the {name} model; "
             "take larger images or another model"
-        ) from error
-    flat = jax.tree_util.tree_flatten_with_path(params)[0]
-    return {"/".join(k.key for k in path): leaf.shape for path, leaf in flat}
+        )
+    return shapes
 
 
 def parameter_count(shapes: dict[str, tuple[int, ...]]) -> int:

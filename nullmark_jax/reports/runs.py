@@ -75,7 +75,9 @@ def runs_table(results: list[dict[str, Any]], paper: dict[str, float]) -> str:
         lines.append(f"| later paper, watermark-free | | {free_accuracy} | | | | | |")
     if marked and free:
         cost = 100 * (_mean(free, "normal_accuracy") - _mean(marked, "normal_accuracy"))
-        lines += ["", f"NC lost against the watermark-free twins: {cost:.2f} points."]
+        # Adding 0.0 turns a rounded -0.0 into 0.0.
+        lost = f"{round(cost, 2) + 0.0:.2f}"
+        lines += ["", f"NC lost against the watermark-free twins: {lost} points."]
     return "\n".join(lines)
 
 
