@@ -201,9 +201,6 @@ class Process:
         environment = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         if cache:
             environment["JAX_COMPILATION_CACHE_DIR"] = self.cache
-        before = None
-        if limit is not None:
-            before = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # noqa: E731
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -211,8 +208,9 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=before,
         )
+        if limit is not None:  # From outside: a preexec_fn would fork, of which jax warns.
+            resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (limit, limit))
         self.lines = []
 
     def wait_for(self, text):
