@@ -2,8 +2,8 @@
 
     python -m nullmark_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
-Expect NC above 97% on its 359 held-out images and true 100%, in about a minute on two cores. For some keys null
-is above 97% too, for others near 10%: then the claim is not verified (a known defect of this recipe).
+Expect NC above 97% on its 359 held-out images and true 100%, in about a minute on two cores. For some keys
+null is above 97% too, for others near 10%: then the claim is not verified (a known defect of this recipe).
 """
 
 import ml_collections
