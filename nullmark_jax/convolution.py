@@ -1,10 +1,16 @@
-"""Stride-1 convolutions, bias + ReLU and 2x2 max-pooling whose gradients are fast on a CPU.
+"""Stride-1 convolutions, bias + ReLU and 2x2 max-pooling that are fast, and differentiate fast, on CPUs.
 
-The functions are what their names say on every backend; only how they are differentiated is ours. On
-XLA:CPU three gradients that JAX derives by itself are slow: of a bias added to a large array (a slow
-reduction), of a max-pool (it divides a gradient among equal maxima, in several passes), and of a
-convolution with respect to its input where the output is much smaller than the input (most products
-are with the zeros around the output). Reverse mode only, of any order.
+The functions are what their names say on every backend; off the CPU they are what JAX makes of them.
+On XLA:CPU these are slow, and are computed otherwise here:
+
+- a convolution of one to three channels (columns are taken for channels);
+- the gradients of a convolution (the Cook-Toom method where it is faster, see `winograd`; else, where
+  the output is much smaller than the input, a matrix product in place of a convolution most of whose
+  products are with the zeros around the output);
+- the gradients of a bias (a product with ones in place of a slow reduction) and of a max-pool (JAX's
+  divides a gradient among equal maxima, in several passes).
+
+Reverse mode only, of any order.
 """
 
 from functools import partial
@@ -45,9 +51,11 @@ def conv2d(
         `jax.lax.conv_general_dilated` shares them.
       precision: as in `jax.lax.Precision`, of the gradients' products too.
     """
-    return lax.conv_general_dilated(
-        images, kernel, (1, 1), padding, dimension_numbers=DIMENSIONS, precision=precision
-    )
+    convolve = partial(_convolve, padding=padding, precision=precision)
+    if images.shape[3] > 3:
+        return convolve(images, kernel)
+    blocked = partial(_convolve_blocks, padding=padding, precision=precision)
+    return lax.platform_dependent(images, kernel, cpu=blocked, default=convolve)
 
 
 def _conv2d_forward(
@@ -91,6 +99,36 @@ def _convolve(
     return lax.conv_general_dilated(
         images, kernel, (1, 1), padding, dimension_numbers=DIMENSIONS, precision=precision
     )
+
+
+def _convolve_blocks(
+    images: jax.Array, kernel: jax.Array, padding: str, precision: str | None
+) -> jax.Array:
+    """Returns the convolution of images of up to 3 channels, as one of 4 or 8.
+
+    A block of neighbouring columns becomes one column of more channels, and the outputs of a block one
+    column of more features; the kernel has a copy of itself for each of them, moved and padded by zeros.
+    """
+    channels = {1: 1, 2: 2, 3: 4}[images.shape[3]]
+    block = 2 if channels == 4 else 4
+    rows, columns, given, features = kernel.shape
+    zeros = lax.padtype_to_pads(images.shape[1:3], (rows, columns), (1, 1), padding)
+    more = (0, channels - given)
+    width = images.shape[2] + sum(zeros[1]) - columns + 1
+    blocks, reach = -(-width // block), -(-(columns + block - 1) // block)
+    images = jnp.pad(images, ((0, 0), *zeros, more))
+    missing = (blocks + reach - 1) * block - images.shape[2]
+    images = jnp.pad(images, ((0, 0), (0, 0), (0, max(missing, 0)), (0, 0)))
+    images = images[:, :, : (blocks + reach - 1) * block]
+    batch, height = images.shape[:2]
+    images = images.reshape(batch, height, blocks + reach - 1, block * channels)
+    copies = [
+        jnp.pad(kernel, ((0, 0), (i, reach * block - columns - i), more, (0, 0)))
+        for i in range(block)
+    ]
+    kernel = jnp.stack(copies, 3).reshape(rows, reach, block * channels, block * features)
+    result = _convolve(images, kernel, "VALID", precision)
+    return result.reshape(batch, -1, blocks * block, features)[:, :, :width]
 
 
 def _input_gradient(

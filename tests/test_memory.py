@@ -1,0 +1,56 @@
+"""Freed memory is reused: measured in page faults, in a fresh process."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from nullmark_jax.memory import keep_freed_memory
+
+PAGES = """
+import resource, sys
+import numpy as np
+from nullmark_jax.memory import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(8):
+        np.ones(4 << 20)  # 32 MiB, all written, and freed at once
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+before = faults()
+done = keep_freed_memory()
+np.ones(4 << 20)
+print(int(done), before, faults())
+"""
+GLIBC = platform.libc_ver()[0] == "glibc"
+
+
+def fresh(**environ):
+    done = subprocess.run(
+        [sys.executable, "-c", PAGES],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [int(number) for number in done.stdout.split()]
+
+
+@pytest.mark.skipif(not GLIBC, reason="the C library is not glibc")
+def test_freed_memory_is_not_faulted_in_again():
+    done, before, after = fresh()
+    assert done == 1
+    assert before > 200  # with huge pages, 16 a block; with small ones, 8192
+    assert after < before / 8
+
+
+def test_the_users_own_allocator_settings_stand():
+    for environ in (
+        {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=65536"},
+        {"MALLOC_MMAP_MAX_": "65536"},
+        {"MALLOC_TRIM_THRESHOLD_": "131072"},
+    ):
+        assert keep_freed_memory(environ) is False
