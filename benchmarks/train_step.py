@@ -9,8 +9,9 @@ batch, loss, optimiser, number of threads, float32 throughout: `batch` clean ima
 true copy of half of them. "ratio" is PyTorch's median time over ours, PyTorch being the better of eager
 and torch.compile, both channels_last; above 1 ours is faster. Ours keeps freed memory, as training
 does (`nullmark_jax.memory`); "memory_kept" holds the same ratio against an eager PyTorch that was
-given that, too, which PyTorch by itself does not do. The second table line, ours without incremental
-evaluation, shows what that part gives.
+given that, too, which PyTorch by itself does not do. "ours, concatenated", without
+incremental evaluation, shows what that part gives; "ours, null space" is ours with the null-space
+projection of the recipes, which PyTorch's step has not.
 """
 
 import json
@@ -35,9 +36,9 @@ _BATCH = flags.DEFINE_integer("batch", 128, "Clean images a step.", lower_bound=
 _WORKER = flags.DEFINE_string("worker", None, "Internal: be this contestant.")
 
 _SHAPES = {"digit": ((28, 28, 1), 10), "traffic": ((48, 48, 3), 43)}
-OURS, CONCATENATED = "ours", "ours, concatenated"
+OURS, CONCATENATED, PROJECTED = "ours", "ours, concatenated", "ours, null space"
 EAGER, COMPILED, KEPT = "torch eager", "torch.compile", "torch eager, memory kept"
-CONTESTANTS = (OURS, CONCATENATED, EAGER, COMPILED, KEPT)
+CONTESTANTS = (OURS, CONCATENATED, PROJECTED, EAGER, COMPILED, KEPT)
 # The H200's float32 convolution peak without TF32, in FLOP/s; other cards: None.
 _PEAKS = {"NVIDIA H200": 67e12, "NVIDIA H100 80GB HBM3": 67e12, "NVIDIA A100-SXM4-80GB": 19.5e12}
 
@@ -57,19 +58,21 @@ def inputs(task: str, batch: int) -> tuple[np.ndarray, np.ndarray, Any]:
     return images, labels, watermarks
 
 
-def our_step(task: str, batch: int, *, incremental: bool) -> Any:
+def our_step(task: str, batch: int, *, incremental: bool, null_space: bool = False) -> Any:
     """Returns a function that makes one of our steps, as `training.fit` runs it."""
     import jax
 
     from nullmark_jax import incremental as inc
-    from nullmark_jax import losses, models, optimizers, parallel, training
+    from nullmark_jax import losses, models, nullspace, optimizers, parallel, training
     from nullmark_jax.batches import Batch
 
     shape, classes = _SHAPES[task]
     images, labels, watermarks = inputs(task, batch)
     model = models.create(task, classes, precision="highest")
     optimizer = optimizers.optimizer(optimizers.Recipe("adam", 1e-3, clip_norm=1.0), 1000)
+    more = {"project": nullspace.for_network(model)} if null_space else {}
     step = training.make_train_step(
+        **more,
         marked_logits=inc.for_network(model, pattern_size=6)
         if incremental
         else training.concatenated_logits(models.apply_fn(model)),
@@ -105,10 +108,15 @@ def our_step(task: str, batch: int, *, incremental: bool) -> Any:
 def serve(contestant: str, task: str, batch: int) -> None:
     """Makes as many steps as each line of stdin says; prints their mean time in seconds."""
     started = time.perf_counter()
-    if contestant in (OURS, CONCATENATED, KEPT):
+    if contestant in (OURS, CONCATENATED, PROJECTED, KEPT):
         memory.keep_freed_memory()
-    if contestant in (OURS, CONCATENATED):
-        step = our_step(task, batch, incremental=contestant == OURS)
+    if contestant in (OURS, CONCATENATED, PROJECTED):
+        step = our_step(
+            task,
+            batch,
+            incremental=contestant != CONCATENATED,
+            null_space=contestant == PROJECTED,
+        )
     else:
         import jax
         import torch

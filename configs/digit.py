@@ -35,6 +35,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 200
     config.optimizer.clip_norm = 1.0
-    config.loss.null_weight = 2.0  # null is the hard part
+    config.null_space = True
     config.augmentation.shift = 1
     return config

@@ -36,4 +36,5 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 500
     config.optimizer.clip_norm = 1.0
+    config.null_space = True
     return config

@@ -37,6 +37,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 400
     config.optimizer.clip_norm = 1.0
+    config.null_space = True
     config.loss.inject_ratio = 0.25
     config.augmentation.shift = 4
     config.augmentation.flip = True

@@ -32,11 +32,13 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         config.optimizer.decay = 2e-5
         config.loss.inject_ratio = 0.1
         return config
-    config.epochs = 20
+    config.epochs = 15
+    config.batch_size = 64
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_steps = 200
+    config.optimizer.warmup_steps = 100
     config.optimizer.clip_norm = 1.0
+    config.null_space = True
     config.loss.inject_ratio = 0.25
-    config.augmentation.shift = 4
+    config.augmentation.shift = 3
     return config

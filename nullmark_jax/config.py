@@ -64,6 +64,10 @@ def default() -> ml_collections.ConfigDict:
     config.loss.null_weight = 1.0  # beta
     config.loss.inject_ratio = 0.5  # k = round(ratio * batch) images get a null and a true copy
 
+    # Train the second convolution in the null space of what patterns leave in the first one's
+    # features (`nullmark_jax.nullspace`), so that null embedding holds wherever the pattern lies.
+    config.null_space = False
+
     config.optimizer = ml_collections.ConfigDict(Recipe("adam", 2e-3)._asdict())
 
     # lambda rises geometrically from start * lambda to lambda over the first `epochs` epochs.

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -23,6 +24,7 @@ from nullmark_jax import (
     losses,
     memory,
     models,
+    nullspace,
     optimizers,
     parallel,
     signing,
@@ -70,14 +72,14 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
     check_labels(splits, watermarks)
     where = environment()  # Before the training, which the source tree may not wait for.
     started = time.monotonic()
-    state, history = train(config, folder, splits, watermarks, plan)
+    params, history = train(config, folder, splits, watermarks, plan)
     seconds = time.monotonic() - started
 
     model = models.create(config.model, config.data.num_classes, precision=config.precision)
-    test = evaluation.make_evaluator(models.apply_fn(model), splits.test, watermarks)(state.params)
+    test = evaluation.make_evaluator(models.apply_fn(model), splits.test, watermarks)(params)
     digest = claim.write_model(
         folder / "model.safetensors",
-        state.params,
+        params,
         model=config.model,
         input_shape=tuple(config.data.input_shape),
         num_classes=config.data.num_classes,
@@ -189,11 +191,11 @@ def train(
     splits: data.Splits,
     watermarks: Watermark,
     plan: Callable[[int], batches.Batch],
-) -> tuple[training.TrainState, list[dict[str, Any]]]:
+) -> tuple[models.Params, list[dict[str, Any]]]:
     """Trains to the last epoch from wherever the run folder stands.
 
     Returns:
-      The final state, and the record of each epoch.
+      The network's final parameters, and the record of each epoch.
     """
     steps = plan(1).index.shape[0]
     recipe = configs.recipe(config)
@@ -201,12 +203,14 @@ def train(
     learning_rate = optimizers.learning_rate(recipe, steps * config.epochs)
     model = models.create(config.model, config.data.num_classes, precision=config.precision)
     apply_fn = models.apply_fn(model)
+    project = null_space(config, model)
     step = training.make_train_step(
         marked_logits=incremental.for_network(model, pattern_size=config.watermark.pattern_size),
         optimizer=optimizer,
         cross_entropy=losses.cross_entropy(config.loss.cross_entropy),
         true_weight=config.loss.true_weight,
         null_weight=config.loss.null_weight,
+        project=project,
         extreme_value_factor=optimizers.extreme_value_factor(
             config.curriculum.start, round(config.curriculum.epochs * steps)
         ),
@@ -214,6 +218,8 @@ def train(
         average=parallel.average,
     )
     params = models.init_params(model, jax.random.key(config.seed), tuple(config.data.input_shape))
+    patterns = jnp.asarray(watermarks.pattern)
+    projected = jax.jit(lambda params: project(params, patterns))
     resident = is_resident(config, splits.train)
     automatic = _ACCELERATOR_STEPS if parallel.on_accelerator() and resident else 1
     validate = (
@@ -239,13 +245,23 @@ def train(
                 learning_rate=learning_rate,
                 on_step=progress.advance,
             ):
-                record = epoch_record(done, validate(done.state.params) if validate else None)
+                state = done.state
+                measured = validate(projected(state.params)) if validate else None
+                record = epoch_record(done, measured)
                 records.append(record)
                 write_history(folder, records)
                 checkpoints.save(done.number, done.state)
                 progress.note(record)
-                state = done.state
-    return state, records
+    return projected(state.params), records
+
+
+def null_space(
+    config: ml_collections.ConfigDict, model: models.ConvNet
+) -> Callable[[models.Params, jax.Array], models.Params]:
+    """Returns the projection that the config asks for; the identity for none, and for the twin."""
+    if config.null_space and config.watermark.num_watermarks:
+        return nullspace.for_network(model)
+    return lambda params, patterns: params
 
 
 def epoch_record(epoch: training.Epoch, validation: Counts | None) -> dict[str, Any]:

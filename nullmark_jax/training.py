@@ -85,6 +85,7 @@ def make_train_step(
     cross_entropy: CrossEntropy,
     true_weight: float,
     null_weight: float,
+    project: Callable[[Params, jax.Array], Params] = lambda params, patterns: params,
     extreme_value_factor: optax.Schedule = lambda step: 1.0,
     augmentation: Augmentation = _AS_THEY_ARE,
     average: Callable[[Any], Any] = lambda tree: tree,
@@ -97,6 +98,8 @@ def make_train_step(
       cross_entropy: (logits, labels) -> one loss per image.
       true_weight: alpha.
       null_weight: beta.
+      project: (params, patterns) -> the params that the network runs with, as `nullspace.for_network`
+        makes it; gradients go through it.
       extreme_value_factor: step -> what lambda is multiplied by.
       augmentation: applied to the images before they are marked.
       average: over devices; the identity for one device.
@@ -112,6 +115,7 @@ def make_train_step(
         batch: Batch,
         watermarks: Watermark,
     ) -> tuple[jax.Array, Terms]:
+        params = project(params, watermarks.pattern)
         logits = marked_logits(params, images, watermarks, batch.which)
         targets = watermarks.target_label[batch.which]
         terms = objective_terms(logits, labels, targets, cross_entropy)

@@ -1,0 +1,164 @@
+"""The second convolution does not see the pattern: against NumPy, and on a batch at lambda = 2000."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nullmark_jax import models, nullspace
+from nullmark_jax.embedding import Watermark, mark_batch
+from nullmark_jax.errors import InputError
+from nullmark_jax.models import Conv, ConvNet
+
+# (blocks, padding): a pool after the first convolution, and none; many windows, and few.
+NETS = [
+    (((Conv(6, 5),), (Conv(8, 5),)), "VALID"),
+    (((Conv(16, 3), Conv(6, 3)),), "VALID"),
+    (((Conv(16, 3), Conv(6, 3)),), "SAME"),
+    (((Conv(20, 4),), (Conv(5, 3),)), "SAME"),
+]
+SHAPE = (20, 18, 3)
+
+
+def patterns(*places, seed=3):
+    rng = np.random.default_rng(seed)
+    found = np.zeros((len(places), *SHAPE[:2]), np.int8)
+    for pattern, (row, column) in zip(found, places, strict=True):
+        pattern[row : row + 6, column : column + 6] = rng.choice([-1, 1], (6, 6))
+    return found
+
+
+def net_and_params(blocks, padding):
+    net = ConvNet(7, blocks, (9,), padding=padding)
+    return net, models.init_params(net, jax.random.key(0), SHAPE)
+
+
+def convolved(images, kernel, padding):
+    """The cross-correlation as its definition has it, in float64."""
+    rows, columns = kernel.shape[:2]
+    if padding == "SAME":
+        above, left = (rows - 1) // 2, (columns - 1) // 2
+        around = ((above, rows - 1 - above), (left, columns - 1 - left))
+        images = np.pad(images, ((0, 0), *around, (0, 0)))
+    height, width = images.shape[1] - rows + 1, images.shape[2] - columns + 1
+    out = np.zeros((len(images), height, width, kernel.shape[3]))
+    for i in range(height):
+        for j in range(width):
+            patch = images[:, i : i + rows, j : j + columns]
+            out[:, i, j] = np.einsum("bhwc,hwcf->bf", patch, kernel)
+    return out
+
+
+def response(params, found, blocks, padding):
+    """The first layer's features of the pattern itself, bias left out, in float64."""
+    images = np.repeat(found[..., None], SHAPE[2], 3).astype(np.float64)
+    kernel = np.asarray(params["conv_1"]["kernel"], np.float64)
+    features = np.maximum(convolved(images, kernel, padding), 0)
+    if len(blocks[0]) == 1:
+        count, height, width, channels = features.shape
+        features = features[:, : height // 2 * 2, : width // 2 * 2]
+        features = features.reshape(count, height // 2, 2, width // 2, 2, channels).max((2, 4))
+    return features
+
+
+@pytest.mark.parametrize("blocks, padding", NETS)
+def test_the_second_kernel_sees_nothing_of_the_pattern(blocks, padding):
+    net, params = net_and_params(blocks, padding)
+    found = patterns((7, 6))
+    projected = jax.jit(nullspace.for_network(net))(params, found)
+    features = response(params, found, blocks, padding)
+    before, after = (
+        convolved(features, np.asarray(each["conv_2"]["kernel"], np.float64), padding)
+        for each in (params, projected)
+    )
+    assert np.abs(after).max() < 3e-3 * np.abs(before).max()
+    # Nothing else is changed, and what the pattern does not touch keeps most of its kernel.
+    unchanged = dict(projected)
+    changed = unchanged.pop("conv_2")
+    np.testing.assert_array_equal(changed["bias"], params["conv_2"]["bias"])
+    for name, layer in unchanged.items():
+        assert layer is params[name] or all(
+            np.array_equal(layer[part], params[name][part]) for part in layer
+        )
+    assert np.linalg.norm(changed["kernel"]) > 0.3 * np.linalg.norm(params["conv_2"]["kernel"])
+
+
+@pytest.mark.parametrize("blocks, padding", NETS)
+def test_it_is_the_ridge_projection(blocks, padding):
+    """Against float64 least squares on windows cut out by hand, both ways of solving."""
+    net, params = net_and_params(blocks, padding)
+    found = patterns((0, 12), (9, 3))
+    features = response(params, found, blocks, padding)
+    kernel = np.asarray(params["conv_2"]["kernel"], np.float64)
+    rows, columns, channels, out = kernel.shape
+    # One window's response to a kernel that is 1 at one input is that input.
+    each_input = np.eye(rows * columns * channels).reshape(rows, columns, channels, -1)
+    windows = convolved(features, each_input, padding).reshape(-1, rows * columns * channels)
+    gram = windows.T @ windows
+    ridge = nullspace._RIDGE * np.linalg.norm(gram)
+    flat = kernel.reshape(-1, out)
+    expected = ridge * np.linalg.solve(gram + ridge * np.eye(len(gram)), flat)
+    projected = jax.jit(nullspace.for_network(net))(params, found)["conv_2"]["kernel"]
+    projected = projected.reshape(-1, out)
+    np.testing.assert_allclose(projected, expected, atol=2e-2 * np.abs(flat).max())
+
+
+def test_null_copies_at_lambda_2000_stay_ordinary():
+    """In the Digit net, pattern in the middle: logits of null copies near an image's, true not."""
+    net = models.create("digit", 10, precision="highest")
+    params = models.init_params(net, jax.random.key(1), (28, 28, 1))
+    rng = np.random.default_rng(0)
+    pattern = np.zeros((1, 28, 28), np.int8)
+    pattern[0, 11:17, 11:17] = rng.choice([-1, 1], (6, 6))
+    mark = Watermark(pattern, np.zeros(1, np.int32), np.full(1, 2000.0, np.float32))
+    images = jnp.asarray(rng.random((8, 28, 28, 1)), jnp.float32)
+    null, true = mark_batch(images, mark, jnp.zeros(8, jnp.int32))
+    logits = jax.jit(models.apply_fn(net))
+    projected = jax.jit(nullspace.for_network(net))(params, pattern)
+    clean = np.abs(logits(projected, images)).max()
+    assert np.abs(logits(params, null)).max() > 100 * clean
+    assert np.abs(logits(projected, null)).max() < 10 * clean
+    assert np.abs(logits(projected, true)).max() > 100 * clean
+
+
+def test_the_gradient_goes_through_the_projection():
+    """Against central differences, along a direction in each kernel."""
+    net, params = net_and_params(*NETS[0])
+    project = nullspace.for_network(net)
+    found = patterns((7, 6))
+    weights = jax.random.normal(jax.random.key(5), params["conv_2"]["kernel"].shape)
+
+    @jax.jit
+    def value(params):
+        return (weights * project(params, found)["conv_2"]["kernel"]).sum()
+
+    gradient = jax.jit(jax.grad(value))(params)
+    for layer in ("conv_1", "conv_2"):
+        kernel = params[layer]["kernel"]
+        way = jax.random.normal(jax.random.key(6), kernel.shape)
+        step = 2e-3
+
+        def moved(size, layer=layer, kernel=kernel, way=way):
+            return value({**params, layer: {**params[layer], "kernel": kernel + size * way}})
+
+        slope = (moved(step) - moved(-step)) / (2 * step)
+        np.testing.assert_allclose((gradient[layer]["kernel"] * way).sum(), slope, rtol=0.05)
+
+
+def test_a_first_layer_blind_to_the_pattern_changes_nothing():
+    net, params = net_and_params(*NETS[0])
+    blind = {**params, "conv_1": jax.tree.map(jnp.zeros_like, params["conv_1"])}
+    projected = jax.jit(nullspace.for_network(net))(blind, patterns((7, 6)))
+    np.testing.assert_allclose(projected["conv_2"]["kernel"], params["conv_2"]["kernel"], rtol=1e-5)
+
+
+def test_one_convolution_is_refused():
+    with pytest.raises(InputError, match=r"config\.null_space"):
+        nullspace.for_network(ConvNet(7, ((Conv(4, 3),),), (9,)))
+
+
+def test_where_no_null_space_is_left_the_kernel_vanishes():
+    """More windows than inputs: M w = 0 leaves w = 0 only."""
+    net, params = net_and_params(((Conv(4, 3), Conv(6, 3)),), "VALID")
+    projected = jax.jit(nullspace.for_network(net))(params, patterns((7, 6)))
+    assert np.abs(projected["conv_2"]["kernel"]).max() < 1e-2
