@@ -27,6 +27,7 @@ setup(
         "array-record>=0.5; sys_platform == 'linux'",  # TFDS files without TensorFlow
         "importlib_resources>=6",  # tensorflow-datasets needs it and does not say so
         "pillow>=11",
+        "threadpoolctl>=3.5",  # one thread for OpenBLAS beside XLA's
         "tqdm>=4.66",
     ],
     extras_require={

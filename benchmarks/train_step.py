@@ -8,7 +8,7 @@ Each contestant is a process of its own that makes a few steps when it is its tu
 batch, loss, optimiser, number of threads, float32 throughout: `batch` clean images, and a null and a
 true copy of half of them. "ratio" is PyTorch's median time over ours, PyTorch being the better of eager
 and torch.compile, both channels_last; above 1 ours is faster. Ours keeps freed memory, as training
-does (`nullmark_jax.memory`); "memory_kept" holds the same ratio against an eager PyTorch that was
+does (`nullmark_jax.process`); "memory_kept" holds the same ratio against an eager PyTorch that was
 given that, too, which PyTorch by itself does not do. "ours, concatenated", without
 incremental evaluation, shows what that part gives; "ours, null space" is ours with the null-space
 projection of the recipes, which PyTorch's step has not.
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from nullmark_jax import memory
+from nullmark_jax import process
 
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
 _TASKS = flags.DEFINE_list("tasks", ["digit", "traffic"], "Nets to time.")
@@ -108,8 +108,10 @@ def our_step(task: str, batch: int, *, incremental: bool, null_space: bool = Fal
 def serve(contestant: str, task: str, batch: int) -> None:
     """Makes as many steps as each line of stdin says; prints their mean time in seconds."""
     started = time.perf_counter()
-    if contestant in (OURS, CONCATENATED, PROJECTED, KEPT):
-        memory.keep_freed_memory()
+    if contestant in (OURS, CONCATENATED, PROJECTED):
+        process.prepare()
+    elif contestant == KEPT:
+        process.keep_freed_memory()
     if contestant in (OURS, CONCATENATED, PROJECTED):
         step = our_step(
             task,

@@ -22,11 +22,11 @@ from nullmark_jax import (
     files,
     incremental,
     losses,
-    memory,
     models,
     nullspace,
     optimizers,
     parallel,
+    process,
     signing,
     training,
     transform,
@@ -61,7 +61,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
       TrainingDiverged: the loss stopped being finite; the last good checkpoint is kept.
     """
     configs.check(config)
-    memory.keep_freed_memory()
+    process.prepare()
     folder = pathlib.Path(workdir)
     splits = data.load(**data_arguments(config), seed=config.seed)
     plan = make_plan(config, splits.train)

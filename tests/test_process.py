@@ -1,4 +1,4 @@
-"""Freed memory is reused: measured in page faults, in a fresh process."""
+"""Freed memory is reused, measured in page faults, and BLAS has one thread; in fresh processes."""
 
 import os
 import platform
@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from nullmark_jax.memory import keep_freed_memory
+from nullmark_jax.process import keep_freed_memory
 
 PAGES = """
 import resource, sys
 import numpy as np
-from nullmark_jax.memory import keep_freed_memory
+from nullmark_jax.process import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -28,9 +28,19 @@ print(int(done), before, faults())
 GLIBC = platform.libc_ver()[0] == "glibc"
 
 
-def fresh(**environ):
+THREADS = """
+import threadpoolctl
+from nullmark_jax import process
+
+process.prepare()
+blas = [each for each in threadpoolctl.threadpool_info() if each["user_api"] == "blas"]
+print(len(blas), *(each["num_threads"] for each in blas))
+"""
+
+
+def fresh(code, **environ):
     done = subprocess.run(
-        [sys.executable, "-c", PAGES],
+        [sys.executable, "-c", code],
         env={**os.environ, **environ},
         capture_output=True,
         text=True,
@@ -41,7 +51,7 @@ def fresh(**environ):
 
 @pytest.mark.skipif(not GLIBC, reason="the C library is not glibc")
 def test_freed_memory_is_not_faulted_in_again():
-    done, before, after = fresh()
+    done, before, after = fresh(PAGES)
     assert done == 1
     assert before > 200  # with huge pages, 16 a block; with small ones, 8192
     assert after < before / 8
@@ -54,3 +64,9 @@ def test_the_users_own_allocator_settings_stand():
         {"MALLOC_TRIM_THRESHOLD_": "131072"},
     ):
         assert keep_freed_memory(environ) is False
+
+
+def test_blas_has_one_thread():
+    count, *threads = fresh(THREADS, OPENBLAS_NUM_THREADS="2")
+    assert count >= 1
+    assert set(threads) == {1}
