@@ -20,7 +20,8 @@ quickstart: install
 
 # The fast suite mostly waits for XLA's compiler: without its optimisations it takes a third of the time.
 test: install
-	XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0" $(RUN) -m pytest -m "not slow"
+	XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0" $(RUN) -m pytest -m "not slow" \
+		-n auto --dist loadfile
 
 test-slow: install
 	$(RUN) -m pytest -m slow

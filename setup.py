@@ -38,6 +38,7 @@ setup(
             "hypothesis>=6.100",
             "mypy>=1.13",
             "pytest>=8.3",
+            "pytest-xdist>=3.6",  # the fast suite on every core
             "ruff>=0.8",
             "safetensors>=0.5",  # a second reader of our model files
         ],

@@ -237,7 +237,7 @@ def test_each_default_is_its_own():
         ("owner.experiment_key", -2, "config.owner.experiment_key: -2 is out of range; give an "),
         ("augmentation.shift", 28, "config.augmentation.shift: 28 is out of range; give an "),
         ("curriculum.start", 0.0, "config.curriculum.start: 0.0 is out of range; take one in "),
-        ("curriculum.epochs", 31.0, "config.curriculum.epochs: 31.0 is out of range; take one in "),
+        ("curriculum.epochs", 13.0, "config.curriculum.epochs: 13.0 is out of range; take one in "),
         ("optimizer.learning_rate", 0.0, "config.optimizer.learning_rate: 0.0 must be above 0; "),
         ("optimizer.clip_norm", -1.0, "config.optimizer.clip_norm: -1.0 must not be negative; "),
         ("paper.null_accuracy", 97.7, "config.paper.null_accuracy: 97.7 is out of range; take "),
@@ -274,7 +274,7 @@ def test_a_missing_field_is_one_clear_line(field):
         ("data.input_shape", (16, 16, 1)),
         ("data.validation_fraction", 0.0),
         ("curriculum.start", 0.0005),
-        ("curriculum.epochs", 30),
+        ("curriculum.epochs", 12),
         ("seed", 2**32 - 1),
     ],
 )
@@ -289,7 +289,7 @@ def test_recipe_is_what_config_optimizer_holds():
         name="adam",
         learning_rate=2e-3,
         schedule="cosine",
-        warmup_steps=40,
+        warmup_steps=100,
         clip_norm=1.0,
         weight_decay=0.25,
     )
