@@ -225,7 +225,8 @@ def fit(
     )
     if resident:
         images, labels = parallel.replicate((images, labels))
-    watermarks = parallel.replicate(watermarks)
+    # Laid out as steps return it: of a state that is not, the first step would be compiled for itself.
+    state, watermarks = parallel.replicate((state, watermarks))
 
     def prepare(part: Batch) -> tuple[Any, Any, Batch]:
         part = parallel.share(part, devices, axis=int(scanned))

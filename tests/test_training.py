@@ -347,6 +347,16 @@ def test_progress_counts_every_step():
         assert told == 2 * expected
 
 
+@pytest.mark.parametrize("resident", [True, False])
+def test_the_step_is_compiled_once(caplog, resident):
+    """The first step's state comes from the host, the later ones' from the device."""
+    data = bars(48, seed=0)
+    with jax.log_compiles():
+        train(data, random_watermarks(1), plan=make_plan(data), epochs=2, resident=resident)
+    compiled = [each for each in caplog.messages if "Finished XLA compilation of jit(_fun)" in each]
+    assert len(compiled) == 1
+
+
 def test_training_goes_on_from_an_epoch():
     data, step = bars(100, seed=0), countdown(lambda count: count)
     (epoch,) = training.fit(
