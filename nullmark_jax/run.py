@@ -255,9 +255,7 @@ def train(
     return projected(state.params), records
 
 
-def null_space(
-    config: ml_collections.ConfigDict, model: models.ConvNet
-) -> Callable[[models.Params, jax.Array], models.Params]:
+def null_space(config: ml_collections.ConfigDict, model: models.ConvNet) -> nullspace.Project:
     """Returns the projection that the config asks for; the identity for none, and for the twin."""
     if config.null_space and config.watermark.num_watermarks:
         return nullspace.for_network(model)

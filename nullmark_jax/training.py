@@ -17,6 +17,7 @@ from nullmark_jax.embedding import Watermark, mark_batch, scale_pixels
 from nullmark_jax.errors import InputError, TrainingDiverged
 from nullmark_jax.losses import CrossEntropy, Logits, Terms, objective, objective_terms
 from nullmark_jax.models import ApplyFn, Params
+from nullmark_jax.nullspace import Project
 
 MarkedLogits = Callable[[Params, jax.Array, Watermark, jax.Array], Logits]
 
@@ -85,7 +86,7 @@ def make_train_step(
     cross_entropy: CrossEntropy,
     true_weight: float,
     null_weight: float,
-    project: Callable[[Params, jax.Array], Params] = lambda params, patterns: params,
+    project: Project = lambda params, patterns: params,
     extreme_value_factor: optax.Schedule = lambda step: 1.0,
     augmentation: Augmentation = _AS_THEY_ARE,
     average: Callable[[Any], Any] = lambda tree: tree,
