@@ -14,18 +14,17 @@ incremental evaluation, shows what that part gives; "ours, null space" is ours w
 projection of the recipes, which PyTorch's step has not.
 """
 
+import functools
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
-import time
 from typing import Any
 
-import numpy as np
 from absl import app, flags
 
+import contestant
 from nullmark_jax import process
 
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
@@ -35,7 +34,6 @@ _STEPS = flags.DEFINE_integer("steps", 3, "Steps a turn; a turn counts as their 
 _BATCH = flags.DEFINE_integer("batch", 128, "Clean images a step.", lower_bound=2)
 _WORKER = flags.DEFINE_string("worker", None, "Internal: be this contestant.")
 
-_SHAPES = {"digit": ((28, 28, 1), 10), "traffic": ((48, 48, 3), 43)}
 OURS, CONCATENATED, PROJECTED = "ours", "ours, concatenated", "ours, null space"
 EAGER, COMPILED, KEPT = "torch eager", "torch.compile", "torch eager, memory kept"
 CONTESTANTS = (OURS, CONCATENATED, PROJECTED, EAGER, COMPILED, KEPT)
@@ -43,156 +41,67 @@ CONTESTANTS = (OURS, CONCATENATED, PROJECTED, EAGER, COMPILED, KEPT)
 _PEAKS = {"NVIDIA H200": 67e12, "NVIDIA H100 80GB HBM3": 67e12, "NVIDIA A100-SXM4-80GB": 19.5e12}
 
 
-def inputs(task: str, batch: int) -> tuple[np.ndarray, np.ndarray, Any]:
-    """Returns random images, labels and one watermark, the same for every contestant."""
-    from nullmark_jax import transform
-
-    shape, classes = _SHAPES[task]
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (batch, *shape), dtype=np.uint8)
-    labels = rng.integers(0, classes, batch).astype(np.int32)
-    watermarks = transform.random_watermarks(
-        0, 1, height=shape[0], width=shape[1], num_classes=classes, pattern_size=6,
-        extreme_value=2000.0,
-    )  # fmt: skip
-    return images, labels, watermarks
-
-
-def our_step(task: str, batch: int, *, incremental: bool, null_space: bool = False) -> Any:
-    """Returns a function that makes one of our steps, as `training.fit` runs it."""
-    import jax
-
-    from nullmark_jax import incremental as inc
-    from nullmark_jax import losses, models, nullspace, optimizers, parallel, training
-    from nullmark_jax.batches import Batch
-
-    shape, classes = _SHAPES[task]
-    images, labels, watermarks = inputs(task, batch)
-    model = models.create(task, classes, precision="highest")
-    optimizer = optimizers.optimizer(optimizers.Recipe("adam", 1e-3, clip_norm=1.0), 1000)
-    more = {"project": nullspace.for_network(model)} if null_space else {}
-    step = training.make_train_step(
-        **more,
-        marked_logits=inc.for_network(model, pattern_size=6)
-        if incremental
-        else training.concatenated_logits(models.apply_fn(model)),
-        optimizer=optimizer,
-        cross_entropy=losses.logits_cross_entropy,
-        true_weight=1.0,
-        null_weight=1.0,
-        average=parallel.average,
-    )
-    run = parallel.pmap_shares(step, cut=(False, False, False, True, False), donate=(0,))
-    state = training.init_state(models.init_params(model, jax.random.key(0), shape), optimizer)
-    fixed = parallel.replicate((images, labels))
-    marks = parallel.replicate(watermarks)
-    choice = parallel.share(
-        Batch(
-            np.arange(batch, dtype=np.int32),
-            np.zeros(batch // 2, np.int32),
-            np.zeros((batch, 2), np.int32),
-            np.zeros(batch, bool),
-        ),
-        parallel.device_count(),
-    )
-    state = parallel.replicate(state)
-
-    def advance() -> float:
-        nonlocal state
-        state, metrics = run(state, *fixed, choice, marks)
-        return float(metrics.loss)
-
-    return advance
-
-
-def serve(contestant: str, task: str, batch: int) -> None:
-    """Makes as many steps as each line of stdin says; prints their mean time in seconds."""
-    started = time.perf_counter()
-    if contestant in (OURS, CONCATENATED, PROJECTED):
+def serve(name: str, task: str, batch: int) -> None:
+    """Be one of the contestants."""
+    if name in (OURS, CONCATENATED, PROJECTED):
         process.prepare()
-    elif contestant == KEPT:
-        process.keep_freed_memory()
-    if contestant in (OURS, CONCATENATED, PROJECTED):
-        step = our_step(
-            task,
-            batch,
-            incremental=contestant != CONCATENATED,
-            null_space=contestant == PROJECTED,
-        )
+        make_step, peak_memory = _ours(name, task, batch)
     else:
-        import jax
-        import torch
-
-        from benchmarks import torch_step
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
-        # TF32 off: float32 is float32 for both.
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        images, labels, watermarks = inputs(task, batch)
-        one = jax.tree.map(lambda field: np.asarray(field)[0], watermarks)
-        step = torch_step.make_step(
-            task, images, labels, one, batch // 2, compiled=contestant == COMPILED, device=device
-        )
-    step()
-    print(json.dumps({"first_step_s": time.perf_counter() - started}), flush=True)
-    for _ in range(2):
-        step()
-    for line in sys.stdin:
-        begun = time.perf_counter()
-        for _ in range(int(line)):
-            step()
-        print(json.dumps((time.perf_counter() - begun) / int(line)), flush=True)
+        if name == KEPT:
+            process.keep_freed_memory()
+        make_step, peak_memory = _torchs(name, task, batch)
+    contestant.serve(make_step, peak_memory)
 
 
-class Contestant:
-    """A contestant's process, stopped but for its turns."""
+def _ours(name: str, task: str, batch: int) -> tuple[Any, Any]:
+    import our_step
 
-    def __init__(self, name: str, task: str) -> None:
-        command = [sys.executable, __file__, f"--worker={name}", f"--tasks={task}"]
-        self.name = name
-        self._process = subprocess.Popen(
-            [*command, f"--batch={_BATCH.value}"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            env={**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(__file__))},
-        )  # fmt: skip
-        answer = self._process.stdout.readline()
-        self.alive = bool(answer)
-        self.first_step = json.loads(answer)["first_step_s"] if answer else None
-        if self.alive:
-            self._process.send_signal(signal.SIGSTOP)
+    make_step = functools.partial(
+        our_step.make_step, task, batch,
+        incremental=name != CONCATENATED, null_space=name == PROJECTED,
+    )  # fmt: skip
+    return make_step, our_step.peak_memory
 
-    def turn(self) -> float:
-        """Returns the mean seconds of a few steps."""
-        self._process.send_signal(signal.SIGCONT)
-        self._process.stdin.write(f"{_STEPS.value}\n")
-        self._process.stdin.flush()
-        seconds = json.loads(self._process.stdout.readline())
-        self._process.send_signal(signal.SIGSTOP)
-        return seconds
 
-    def end(self) -> int:
-        """Ends the process; returns its peak memory in bytes, 0 where the system does not say."""
-        peak = 0
-        if self.alive:
-            with open(f"/proc/{self._process.pid}/status") as status:
-                for line in status:
-                    if line.startswith("VmHWM"):
-                        peak = int(line.split()[1]) * 1024
-        self._process.kill()
-        self._process.wait()
-        return peak
+def _torchs(name: str, task: str, batch: int) -> tuple[Any, Any]:
+    import jax
+    import numpy as np
+    import torch
+
+    import our_step
+    import torch_step
+
+    jax.config.update("jax_platforms", "cpu")  # the GPU is PyTorch's alone
+    cuda = torch.cuda.is_available()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    # TF32 off: float32 is float32 for both.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    images, labels, watermarks = our_step.inputs(task, batch)
+    one = jax.tree.map(lambda field: np.asarray(field)[0], watermarks)
+    make_step = functools.partial(
+        torch_step.make_step, task, images, labels, one, batch // 2,
+        compiled=name == COMPILED, device="cuda" if cuda else "cpu",
+    )  # fmt: skip
+    return make_step, torch.cuda.max_memory_allocated if cuda else contestant.resident_peak
 
 
 def contest(task: str) -> dict[str, Any]:
     """Times a task's contestants in turn; returns the object that --json prints for it."""
-    contestants = [Contestant(name, task) for name in CONTESTANTS]
-    running = [each for each in contestants if each.alive]
-    times: dict[str, list[float]] = {each.name: [] for each in running}
-    for _ in range(_ROUNDS.value):
-        for each in running:
-            times[each.name].append(each.turn())
-    memory = {each.name: each.end() for each in contestants}
+    started = [
+        contestant.Contestant(
+            name, [__file__, f"--worker={name}", f"--tasks={task}", f"--batch={_BATCH.value}"]
+        )
+        for name in CONTESTANTS
+    ]
+    running = [each for each in started if each.alive]
+    try:
+        for _ in range(_ROUNDS.value):
+            for each in running:
+                each.turn(_STEPS.value)
+    finally:
+        for each in started:
+            each.end()
+    times = {each.name: each.times for each in running}
     if OURS not in times or EAGER not in times:
         missing = OURS if OURS not in times else "torch"
         sys.exit(f"{missing}: did not run; install the extra: pip install -e '.[benchmark]'")
@@ -207,7 +116,7 @@ def contest(task: str) -> dict[str, Any]:
         "milliseconds": {name: 1e3 * each for name, each in median.items()},
         "images_per_second": {name: images / each for name, each in median.items()},
         "first_step_seconds": {each.name: each.first_step for each in running},
-        "peak_memory_bytes": memory,
+        "peak_memory_bytes": {each.name: each.peak_memory for each in running},
         "peak_fraction": _peak_fraction(task, images / median[OURS]),
     }
 
@@ -244,7 +153,7 @@ def _peak_fraction(task: str, images_per_second: float) -> float | None:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"{argv[1]!r}: is not a flag; see --help")
-    unknown = set(_TASKS.value) - set(_SHAPES)
+    unknown = set(_TASKS.value) - {"digit", "traffic"}
     if unknown:
         sys.exit(f"--tasks: {sorted(unknown)[0]!r} is none; take digit, traffic")
     if _WORKER.value:

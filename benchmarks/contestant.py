@@ -1,0 +1,85 @@
+"""Contestants of a benchmark: processes that step in turn and are stopped (SIGSTOP) otherwise.
+
+So no thread pool or allocator of one disturbs another, and each has a peak memory of its own.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+Step = Callable[[], float]
+
+
+def serve(make_step: Callable[[], Step], peak_memory: Callable[[], int]) -> None:
+    """Be a contestant: make as many steps as each line of stdin says.
+
+    Prints a line after the first step; then each turn's mean seconds and the process's peak memory
+    in bytes, a JSON line each.
+    """
+    step = make_step()
+    step()
+    print("ready", flush=True)
+    for _ in range(2):
+        step()
+    for line in sys.stdin:
+        steps = int(line)
+        begun = time.perf_counter()
+        for _ in range(steps):
+            step()
+        seconds = (time.perf_counter() - begun) / steps
+        print(json.dumps([seconds, peak_memory()]), flush=True)
+
+
+def resident_peak() -> int:
+    """Returns the most bytes that this process has held in RAM, 0 where the system does not say."""
+    try:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return 0
+
+
+class Contestant:
+    """A contestant's process, started at once, stopped but for its turns.
+
+    Attributes:
+      name: what it is called in tables.
+      alive: whether it made its first step.
+      first_step: seconds from its start, imports included, to its first step's end.
+      times: mean seconds a step of each turn so far.
+      peak_memory: bytes; of the GPU where the step runs on one.
+    """
+
+    def __init__(self, name: str, arguments: list[str]) -> None:
+        self.name = name
+        self.times: list[float] = []
+        self.peak_memory = 0
+        started = time.perf_counter()
+        self._process = subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            # Contestants share a GPU: none may take most of its memory at the start, as jax would.
+            env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+        )  # fmt: skip
+        self.alive = bool(self._process.stdout.readline())
+        self.first_step = time.perf_counter() - started
+        if self.alive:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def turn(self, steps: int) -> None:
+        """Lets the contestant make some steps."""
+        self._process.send_signal(signal.SIGCONT)
+        self._process.stdin.write(f"{steps}\n")
+        self._process.stdin.flush()
+        seconds, self.peak_memory = json.loads(self._process.stdout.readline())
+        self._process.send_signal(signal.SIGSTOP)
+        self.times.append(seconds)
+
+    def end(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.wait()
