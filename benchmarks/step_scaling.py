@@ -31,6 +31,7 @@ _FIGURE = flags.DEFINE_string("figure", None, "Write the curves there, as PNG.")
 _WORKER = flags.DEFINE_string("worker", None, "Internal: be this point, BATCH,SIZE,WATERMARKS.")
 
 _BATCH, _SIZE = 64, {"digit": 28, "traffic": 48}
+_FLAGS = {"batch": "batches", "size": "sizes", "watermarks": "watermarks"}
 _NAMES = {
     "batch": "clean images a step",
     "size": "image's height and width",
@@ -60,7 +61,7 @@ def sweep(name: str, values: list[int]) -> list[dict[str, Any]]:
             arguments = [__file__, f"--task={_TASK.value}", f"--worker={point}"]
             points.append(contestant.Contestant(str(value), arguments))
             if not points[-1].alive:
-                sys.exit(f"--{name}: {value} did not run: {' '.join(arguments)} says why")
+                sys.exit(f"--{_FLAGS[name]}: {value} did not run: {' '.join(arguments)} says why")
         for _ in range(_ROUNDS.value):
             for point in points:
                 point.turn(_STEPS.value)
@@ -114,7 +115,8 @@ def main(argv: list[str]) -> None:
         serve(_WORKER.value)
         return
     sweeps = {"batch": _BATCHES.value, "size": _SIZES.value, "watermarks": _WATERMARKS.value}
-    if not all(value.isdecimal() and int(value) > 0 for each in sweeps.values() for value in each):
+    given = [value for values in sweeps.values() for value in (values or [""])]
+    if not all(value.isdecimal() and int(value) > 0 for value in given):
         sys.exit("--batches, --sizes, --watermarks: take positive integers, comma-separated")
     results = {name: sweep(name, [int(each) for each in values]) for name, values in sweeps.items()}
     if _FIGURE.value:
