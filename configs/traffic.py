@@ -32,7 +32,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         config.optimizer.decay = 2e-5
         config.loss.inject_ratio = 0.1
         return config
-    config.epochs = 15
+    config.epochs = 12
     config.batch_size = 64
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "cosine"

@@ -90,6 +90,28 @@ def read_history(folder: pathlib.Path, epochs: int) -> list[dict[str, Any]]:
     return records
 
 
+def write_seconds(folder: pathlib.Path, seconds: float) -> None:
+    """Writes seconds.json: how long the training has taken so far, over all its starts."""
+    files.write_whole(folder / "seconds.json", to_json({"seconds": round(seconds, 1)}))
+
+
+def read_seconds(folder: pathlib.Path, epochs: int) -> float:
+    """Returns the seconds that write_seconds wrote, 0 before the first epoch is done.
+
+    Raises:
+      InputError: seconds.json cannot be read, or was damaged.
+    """
+    if not epochs:
+        return 0.0
+    path = folder / "seconds.json"
+    try:
+        return checks.real(
+            "seconds", checks.json_object(files.read_bounded(path, _LARGEST)).get("seconds")
+        )
+    except InputError as error:
+        raise InputError(f"{path}: {error}; restore it, or give another folder") from error
+
+
 def to_json(value: Any) -> bytes:
     """Returns the text of a JSON file of the run."""
     return (json.dumps(value, indent=2, allow_nan=False, default=list) + "\n").encode()

@@ -36,7 +36,14 @@ from nullmark_jax import config as configs
 from nullmark_jax.checkpoint import Checkpoints
 from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
-from nullmark_jax.folder import claim_folder, read_history, to_json, write_history
+from nullmark_jax.folder import (
+    claim_folder,
+    read_history,
+    read_seconds,
+    to_json,
+    write_history,
+    write_seconds,
+)
 from nullmark_jax.metrics import Counts
 from nullmark_jax.owner import Owner, find_owner, named_key
 from nullmark_jax.progress import Progress
@@ -71,9 +78,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
     watermarks = owner_watermarks(config, owner)
     check_labels(splits, watermarks)
     where = environment()  # Before the training, which the source tree may not wait for.
-    started = time.monotonic()
-    params, history = train(config, folder, splits, watermarks, plan)
-    seconds = time.monotonic() - started
+    params, history, seconds = train(config, folder, splits, watermarks, plan)
 
     model = models.create(config.model, config.data.num_classes, precision=config.precision)
     test = evaluation.make_evaluator(models.apply_fn(model), splits.test, watermarks)(params)
@@ -191,12 +196,14 @@ def train(
     splits: data.Splits,
     watermarks: Watermark,
     plan: Callable[[int], batches.Batch],
-) -> tuple[models.Params, list[dict[str, Any]]]:
+) -> tuple[models.Params, list[dict[str, Any]], float]:
     """Trains to the last epoch from wherever the run folder stands.
 
     Returns:
-      The network's final parameters, and the record of each epoch.
+      The network's final parameters, the record of each epoch, and the seconds that these took,
+      over all starts of the run.
     """
+    started = time.monotonic()
     steps = plan(1).index.shape[0]
     recipe = configs.recipe(config)
     optimizer = optimizers.optimizer(recipe, steps * config.epochs)
@@ -230,6 +237,7 @@ def train(
     with Checkpoints(folder / "checkpoints") as checkpoints:
         epoch, state = checkpoints.latest(training.init_state(params, optimizer))
         records = read_history(folder, epoch)
+        seconds = spent = read_seconds(folder, epoch)
         with Progress(total=steps * config.epochs, done=steps * epoch) as progress:
             for done in training.fit(
                 state,
@@ -250,9 +258,11 @@ def train(
                 record = epoch_record(done, measured)
                 records.append(record)
                 write_history(folder, records)
+                seconds = spent + time.monotonic() - started
+                write_seconds(folder, seconds)
                 checkpoints.save(done.number, done.state)
                 progress.note(record)
-    return projected(state.params), records
+    return projected(state.params), records, seconds
 
 
 def null_space(config: ml_collections.ConfigDict, model: models.ConvNet) -> nullspace.Project:

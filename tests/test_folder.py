@@ -112,6 +112,22 @@ def test_a_history_never_holds_what_is_no_json(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_seconds_of_earlier_starts_come_back(tmp_path):
+    assert folders.read_seconds(tmp_path, 0) == 0
+    folders.write_seconds(tmp_path, 12.34)
+    assert folders.read_seconds(tmp_path, 3) == 12.3
+
+
+@pytest.mark.parametrize("text", ["{}", '{"seconds": "1"}', '{"seconds": NaN}', "garbage", None])
+def test_damaged_seconds_are_one_line(tmp_path, text):
+    path = tmp_path / "seconds.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=rf"^{re.escape(str(path))}: .*") as failure:
+        folders.read_seconds(tmp_path, 2)
+    assert "\n" not in str(failure.value)
+
+
 def test_a_resumed_run_keeps_its_first_timestamp(tmp_path):
     first = folders.keep_verifier(tmp_path, owner="Ann", timestamp="2026-01-02T03:04:05Z")
     again = folders.keep_verifier(tmp_path, owner="Ann", timestamp="2027-01-01T00:00:00Z")

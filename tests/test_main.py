@@ -310,7 +310,8 @@ def test_the_quickstart_killed_and_started_again(tmp_path):
 @pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(unbroken, config_file, tmp_path):
     # The limit on a file's size stands for the disk's: first nothing fits, then no checkpoint.
-    for limit, written in ((0, set()), (20_000, {"config.json", "verifier.json", "metrics.jsonl"})):
+    first = {"config.json", "verifier.json", "metrics.jsonl", "seconds.json"}
+    for limit, written in ((0, set()), (20_000, first)):
         code, out, err = Process(config_file, tmp_path, *MANY, limit=limit).end()
         lines = [line for line in err.splitlines() if line]
         assert code == 2 and len(lines) == 1 and out == "", err

@@ -49,6 +49,7 @@ def test_the_folder_holds_what_the_design_names(trained):
         "metrics.jsonl",
         "model.safetensors",
         "result.json",
+        "seconds.json",
         "verifier.json",
     ]
     assert sorted(entry.name for entry in (folder / "figures").iterdir()) == [
@@ -140,10 +141,12 @@ def test_a_run_cut_short_goes_on_to_the_same_bytes(trained, data, tmp_path):
     for name in ("model.safetensors", "claim.json", "result.json"):
         (cut / name).unlink()
     (cut / ".metrics.jsonl.0123456789abcdef.part").write_text("{")
+    (cut / "seconds.json").write_text('{"seconds": 1000.0}')
     again = run.train_and_evaluate(tiny_task.config(data), cut)
     for name in ("model.safetensors", "metrics.jsonl", "claim.json", "config.json"):
         assert (cut / name).read_bytes() == (folder / name).read_bytes(), name
     assert again["metrics"] == result["metrics"]
+    assert 1000 < again["seconds"] < 1000 + 300  # of both starts
     assert sorted(entry.name for entry in (cut / "checkpoints").iterdir()) == ["5", "6"]
     assert not list(cut.rglob("*.part"))
 
@@ -155,6 +158,7 @@ def test_a_finished_run_is_evaluated_again(trained, data, tmp_path):
     shutil.copytree(folder, copy)
     again = run.train_and_evaluate(tiny_task.config(data), copy)
     assert again["metrics"] == result["metrics"]
+    assert again["seconds"] == result["seconds"]
     for name in ("model.safetensors", "metrics.jsonl", "claim.json"):
         assert (copy / name).read_bytes() == (folder / name).read_bytes(), name
 
