@@ -51,7 +51,9 @@ def make_step(
     images, labels, marks = inputs(task, batch, size=size, watermarks=watermarks)
     model = models.create(task, SHAPES[task][1], precision="highest")
     optimizer = optimizers.optimizer(optimizers.Recipe("adam", 1e-3, clip_norm=1.0), 1000)
-    more = {"project": nullspace.for_network(model)} if null_space else {}
+    more = {}
+    if null_space:
+        more["project"] = nullspace.for_network(model, pattern_size=PATTERN_SIZE)
     step = training.make_train_step(
         **more,
         marked_logits=inc.for_network(model, pattern_size=PATTERN_SIZE)

@@ -25,7 +25,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int8
+from jaxtyping import Array, Float, Int, Int8
 
 from nullmark_jax.convolution import conv2d, max_pool_2x2
 from nullmark_jax.errors import InputError
@@ -38,15 +38,22 @@ Project = Callable[[Params, jax.Array], Params]
 _RIDGE = 1e-6
 
 
-def for_network(model: ConvNet) -> Project:
+def for_network(model: ConvNet, *, pattern_size: int) -> Project:
     """Returns (params, patterns int8 [K, H, W]) -> params with the second kernel projected.
 
     Pure and differentiable. The projection is for all K patterns at once; where their windows leave
     no null space, the kernel shrinks to nothing in their common directions.
 
+    Args:
+      model: the network.
+      pattern_size: n. Every pattern must be 0 outside some n x n block, whose place may be traced:
+        windows that do not reach the block see 0 and are left out.
+
     Raises:
-      InputError: the network has one convolution only.
+      InputError: the network has one convolution only, or a pattern size below 1.
     """
+    if pattern_size < 1:
+        raise InputError(f"pattern_size: {pattern_size} must be at least 1; give say 6")
     if sum(len(block) for block in model.blocks) < 2:
         raise InputError(
             "config.null_space: true needs a network of two convolutions or more; give false"
@@ -60,11 +67,35 @@ def for_network(model: ConvNet) -> Project:
         response = jnp.maximum(conv2d(images, first, model.padding, "highest"), 0)
         if pooled:
             response = max_pool_2x2(response)
+        written = patterns != 0
+        for axis, block in ((1, written.any(2).argmax(1)), (2, written.any(1).argmax(1))):
+            size, reach = first.shape[axis - 1], second.shape[axis - 1] - 1
+            (before, _), *_ = lax.padtype_to_pads(
+                images.shape[axis : axis + 1], (size,), (1,), model.padding
+            )
+            start, length = block - (size - 1) + before, pattern_size + size - 1
+            if pooled:
+                start, length = start // 2, length // 2 + 1
+            response = _cut(response, start - reach, length + 2 * reach, axis)
         windows = _windows(response, second.shape[0], second.shape[1], model.padding)
         kernel = _project(second.reshape(-1, second.shape[3]), windows).reshape(second.shape)
         return {**params, "conv_2": {**params["conv_2"], "kernel": kernel}}
 
     return project
+
+
+def _cut(
+    features: Float[Array, "K height width channels"],
+    start: Int[Array, " K"],
+    length: int,
+    axis: int,
+) -> Float[Array, "K height2 width2 channels"]:
+    """Returns `length` of each one's rows from its `start`, or all; from the last that it has so many."""
+    if length >= features.shape[axis]:
+        return features
+    start = jnp.clip(start, 0, features.shape[axis] - length)
+    cut = lambda each, first: lax.dynamic_slice_in_dim(each, first, length, axis - 1)  # noqa: E731
+    return jax.vmap(cut)(features, start)
 
 
 def _windows(

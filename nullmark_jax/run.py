@@ -268,7 +268,7 @@ def train(
 def null_space(config: ml_collections.ConfigDict, model: models.ConvNet) -> nullspace.Project:
     """Returns the projection that the config asks for; the identity for none, and for the twin."""
     if config.null_space and config.watermark.num_watermarks:
-        return nullspace.for_network(model)
+        return nullspace.for_network(model, pattern_size=config.watermark.pattern_size)
     return lambda params, patterns: params
 
 

@@ -65,7 +65,7 @@ def response(params, found, blocks, padding):
 def test_the_second_kernel_sees_nothing_of_the_pattern(blocks, padding):
     net, params = net_and_params(blocks, padding)
     found = patterns((7, 6))
-    projected = jax.jit(nullspace.for_network(net))(params, found)
+    projected = jax.jit(nullspace.for_network(net, pattern_size=6))(params, found)
     features = response(params, found, blocks, padding)
     before, after = (
         convolved(features, np.asarray(each["conv_2"]["kernel"], np.float64), padding)
@@ -83,11 +83,12 @@ def test_the_second_kernel_sees_nothing_of_the_pattern(blocks, padding):
     assert np.linalg.norm(changed["kernel"]) > 0.3 * np.linalg.norm(params["conv_2"]["kernel"])
 
 
+@pytest.mark.parametrize("places", [((0, 12), (9, 3)), ((14, 0),), ((7, 5),), ((13, 11),)])
 @pytest.mark.parametrize("blocks, padding", NETS)
-def test_it_is_the_ridge_projection(blocks, padding):
+def test_it_is_the_ridge_projection(blocks, padding, places):
     """Against float64 least squares on windows cut out by hand, both ways of solving."""
     net, params = net_and_params(blocks, padding)
-    found = patterns((0, 12), (9, 3))
+    found = patterns(*places)
     features = response(params, found, blocks, padding)
     kernel = np.asarray(params["conv_2"]["kernel"], np.float64)
     rows, columns, channels, out = kernel.shape
@@ -98,7 +99,9 @@ def test_it_is_the_ridge_projection(blocks, padding):
     ridge = nullspace._RIDGE * np.linalg.norm(gram)
     flat = kernel.reshape(-1, out)
     expected = ridge * np.linalg.solve(gram + ridge * np.eye(len(gram)), flat)
-    projected = jax.jit(nullspace.for_network(net))(params, found)["conv_2"]["kernel"]
+    projected = jax.jit(nullspace.for_network(net, pattern_size=6))(params, found)["conv_2"][
+        "kernel"
+    ]
     projected = projected.reshape(-1, out)
     np.testing.assert_allclose(projected, expected, atol=2e-2 * np.abs(flat).max())
 
@@ -114,7 +117,7 @@ def test_null_copies_at_lambda_2000_stay_ordinary():
     images = jnp.asarray(rng.random((8, 28, 28, 1)), jnp.float32)
     null, true = mark_batch(images, mark, jnp.zeros(8, jnp.int32))
     logits = jax.jit(models.apply_fn(net))
-    projected = jax.jit(nullspace.for_network(net))(params, pattern)
+    projected = jax.jit(nullspace.for_network(net, pattern_size=6))(params, pattern)
     clean = np.abs(logits(projected, images)).max()
     assert np.abs(logits(params, null)).max() > 100 * clean
     assert np.abs(logits(projected, null)).max() < 10 * clean
@@ -124,7 +127,7 @@ def test_null_copies_at_lambda_2000_stay_ordinary():
 def test_the_gradient_goes_through_the_projection():
     """Against central differences, along a direction in each kernel."""
     net, params = net_and_params(*NETS[0])
-    project = nullspace.for_network(net)
+    project = nullspace.for_network(net, pattern_size=6)
     found = patterns((7, 6))
     weights = jax.random.normal(jax.random.key(5), params["conv_2"]["kernel"].shape)
 
@@ -148,17 +151,19 @@ def test_the_gradient_goes_through_the_projection():
 def test_a_first_layer_blind_to_the_pattern_changes_nothing():
     net, params = net_and_params(*NETS[0])
     blind = {**params, "conv_1": jax.tree.map(jnp.zeros_like, params["conv_1"])}
-    projected = jax.jit(nullspace.for_network(net))(blind, patterns((7, 6)))
+    projected = jax.jit(nullspace.for_network(net, pattern_size=6))(blind, patterns((7, 6)))
     np.testing.assert_allclose(projected["conv_2"]["kernel"], params["conv_2"]["kernel"], rtol=1e-5)
 
 
-def test_one_convolution_is_refused():
+def test_bad_arguments_are_refused():
     with pytest.raises(InputError, match=r"config\.null_space"):
-        nullspace.for_network(ConvNet(7, ((Conv(4, 3),),), (9,)))
+        nullspace.for_network(ConvNet(7, ((Conv(4, 3),),), (9,)), pattern_size=6)
+    with pytest.raises(InputError, match="pattern_size: 0 "):
+        nullspace.for_network(ConvNet(7, NETS[0][0], (9,)), pattern_size=0)
 
 
 def test_where_no_null_space_is_left_the_kernel_vanishes():
     """More windows than inputs: M w = 0 leaves w = 0 only."""
     net, params = net_and_params(((Conv(4, 3), Conv(6, 3)),), "VALID")
-    projected = jax.jit(nullspace.for_network(net))(params, patterns((7, 6)))
+    projected = jax.jit(nullspace.for_network(net, pattern_size=6))(params, patterns((7, 6)))
     assert np.abs(projected["conv_2"]["kernel"]).max() < 1e-2
