@@ -116,10 +116,10 @@ def _convolve_blocks(
     more = (0, channels - given)
     width = images.shape[2] + sum(zeros[1]) - columns + 1
     blocks, reach = -(-width // block), -(-(columns + block - 1) // block)
-    images = jnp.pad(images, ((0, 0), *zeros, more))
-    missing = (blocks + reach - 1) * block - images.shape[2]
-    images = jnp.pad(images, ((0, 0), (0, 0), (0, max(missing, 0)), (0, 0)))
-    images = images[:, :, : (blocks + reach - 1) * block]
+    rows_of_zeros, (left, _) = zeros
+    padded = (blocks + reach - 1) * block
+    right = max(0, padded - left - images.shape[2])
+    images = jnp.pad(images, ((0, 0), rows_of_zeros, (left, right), more))[:, :, :padded]
     batch, height = images.shape[:2]
     images = images.reshape(batch, height, blocks + reach - 1, block * channels)
     copies = [
