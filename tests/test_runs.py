@@ -59,9 +59,18 @@ def test_mean_spread_and_loss_worked_out_by_hand():
         "| **watermarked, mean (spread)** | 2 | **97.00** (96.00 to 98.00) "
         "| **95.00** (93.00 to 97.00)" in table
     )
-    # (0.99 + 0.98) / 2 - (0.98 + 0.96) / 2 = 0.015
-    assert "NC lost against the watermark-free twins: 1.50 points." in table
+    # 1 and 2 points: mean 1.5, standard error 0.5, and Student's t of one degree of freedom is 12.706.
+    assert (
+        "NC lost against the watermark-free twin of the same seed: 1.50 points, the mean of 2 pairs\n"
+        "(1.00 to 2.00; 95% t interval of the mean -4.85 to 7.85). Negative is a gain." in table
+    )
     assert "| later paper, watermarked | | 98.51 | 97.70 | 100.00 | 97.70 | | |" in table
+
+
+def test_only_runs_of_one_seed_are_compared():
+    others = [_result(5, 0.5, 0.1, None), _result(6, 0.4, 0.1, True)]
+    assert "seed: 1.00 points (one pair)." in runs.runs_table([RESULTS[0], RESULTS[2], *others], {})
+    assert "NC lost" not in runs.runs_table([RESULTS[0], others[0]], {})
 
 
 def test_each_run_has_a_line_with_its_interval_and_verdict():

@@ -15,6 +15,7 @@ import sys
 from typing import Any
 
 from absl import flags
+from scipy import stats
 
 from nullmark_jax import files, program
 from nullmark_jax.errors import InputError
@@ -73,12 +74,33 @@ def runs_table(results: list[dict[str, Any]], paper: dict[str, float]) -> str:
     if "free_normal_accuracy" in paper:
         free_accuracy = percent(paper["free_normal_accuracy"])
         lines.append(f"| later paper, watermark-free | | {free_accuracy} | | | | | |")
-    if marked and free:
-        cost = 100 * (_mean(free, "normal_accuracy") - _mean(marked, "normal_accuracy"))
-        # Adding 0.0 turns a rounded -0.0 into 0.0.
-        lost = f"{round(cost, 2) + 0.0:.2f}"
-        lines += ["", f"NC lost against the watermark-free twins: {lost} points."]
-    return "\n".join(lines)
+    lost = _lost(marked, free)
+    return "\n".join([*lines, "", lost] if lost else lines)
+
+
+def _lost(marked: list[dict[str, Any]], free: list[dict[str, Any]]) -> str:
+    """Returns in words what the watermark costs, from pairs of one seed; "" where there are none."""
+    twins = {each["seed"]: each["metrics"]["normal_accuracy"] for each in free}
+    lost = [
+        100 * (twins[each["seed"]] - each["metrics"]["normal_accuracy"])
+        for each in marked
+        if each["seed"] in twins
+    ]
+    if not lost:
+        return ""
+    mean = statistics.mean(lost)
+    text = f"NC lost against the watermark-free twin of the same seed: {_points(mean)} points"
+    if len(lost) == 1:
+        return text + " (one pair)."
+    half = stats.t.ppf(0.975, len(lost) - 1) * stats.sem(lost)
+    return (
+        f"{text}, the mean of {len(lost)} pairs\n({_points(min(lost))} to {_points(max(lost))}; 95% t "
+        f"interval of the mean {_points(mean - half)} to {_points(mean + half)}). Negative is a gain."
+    )
+
+
+def _points(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}"  # Adding 0.0 turns a rounded -0.0 into 0.0.
 
 
 def commands(results: list[dict[str, Any]]) -> str:
@@ -105,7 +127,8 @@ def page(results: list[dict[str, Any]], paper: dict[str, float]) -> str:
         f"Accuracies in percent on {', '.join(map(str, images))} test images, which no run trained "
         "on or chose by; with exact\n95% (Clopper-Pearson) intervals. The spread is the lowest and "
         "highest run. In a watermark-free run null and true are\nof the watermark the owner would "
-        "have embedded. Minutes are of the machine as it was, shared\nwith other work or not.\n\n"
+        "have embedded. Minutes are of the machine as it was, shared\nwith other work or not. "
+        "Which data these are, and which the paper's were:\n[results](../README.md).\n\n"
         f"{runs_table(results, paper)}\n\n{commands(results)}\n"
     )
 
