@@ -2,8 +2,11 @@
 
     python -m nullmark_jax.main --config=configs/face.py --config.data.manual_dir=DIR --workdir=runs/face
     python -m nullmark_jax.main --config=configs/face.py:paper     # Table 14 to the letter
+    python -m nullmark_jax.main --config=configs/face.py:lfw --config.data.path=lfw.npz
 
-The recipe without :paper is a first choice that has not been measured yet; do not quote it.
+YouTube Faces must be asked for, so :lfw is what anyone can repeat: the 158 people of Labeled Faces in
+the Wild with 10 images or more, from an .npz of 55x47 images; its recipe was chosen on held-out images.
+The one for YouTube Faces (without argument) is a first choice that has not been measured; do not quote it.
 """
 
 import ml_collections
@@ -12,7 +15,7 @@ from nullmark_jax.config import choose, default
 
 
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
-    recipe = choose(argument)
+    recipe = choose(argument, ("paper", "lfw"))
     config = default()
     config.task = "face"
     config.model = "face"
@@ -37,4 +40,13 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.optimizer.warmup_steps = 500
     config.optimizer.clip_norm = 1.0
     config.null_space = True
+    if recipe == "lfw":
+        config.data.source = "npz"
+        config.data.num_classes = 158
+        config.epochs = 150
+        config.batch_size = 32
+        config.optimizer.warmup_steps = 100
+        config.optimizer.weight_decay = 0.3
+        config.augmentation.shift = 4
+        config.augmentation.flip = True
     return config

@@ -136,6 +136,15 @@ def test_the_papers_accuracies_are_table_4s(task, recipe):
     assert get_config(task, recipe).paper.to_dict() == pytest.approx(expected, abs=1e-12)
 
 
+def test_faces_of_lfw_are_an_npz_of_158_people():
+    ours, lfw = get_config("face"), get_config("face", "lfw")
+    assert (ours.data.source, ours.data.num_classes) == ("tfds", 1283)
+    assert (lfw.data.source, lfw.data.num_classes) == ("npz", 158)
+    for config in (ours, lfw):
+        config.data.path = "faces.npz"
+        configs.check(config)
+
+
 @pytest.mark.parametrize("argument", [None, ""])
 def test_no_argument_is_our_recipe(argument):
     assert get_config("digit", argument).to_dict() == get_config("digit").to_dict()
@@ -147,7 +156,7 @@ def test_no_argument_is_our_recipe(argument):
 def test_an_unknown_recipe_is_one_clear_line(task, argument):
     with pytest.raises(InputError) as caught:
         get_config(task, argument)
-    ours = "none" if task == "quickstart" else "none or :paper"
+    ours = {"quickstart": "none", "face": "none or :paper or :lfw"}.get(task, "none or :paper")
     assert str(caught.value) == f"--config: {argument!r} is no recipe of this task; take {ours}"
 
 
