@@ -42,7 +42,9 @@ def test_an_epoch_without_a_validation_split_shows_its_loss(capsys):
     assert capsys.readouterr().err == "epoch 1: loss 0.5000\n"
 
 
-def test_on_a_terminal_there_is_a_bar_with_the_last_epochs_numbers():
+def test_on_a_terminal_there_is_a_bar_with_the_last_epochs_numbers(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # tqdm cuts the line to the terminal's width.
+    monkeypatch.setenv("LINES", "50")
     terminal = Terminal()
     with contextlib.redirect_stderr(terminal), Progress(total=10, done=4) as progress:
         progress.advance(2)
