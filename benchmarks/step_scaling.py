@@ -69,17 +69,19 @@ def sweep(name: str, values: list[int]) -> list[dict[str, Any]]:
         for point in points:
             point.end()
     first = points[0]
+    quartiles = [statistics.quantiles(point.times, n=4) for point in points]
     return [
         {
             name: value,
-            "milliseconds": 1e3 * statistics.median(point.times),
+            "milliseconds": 1e3 * middle,
+            "quartiles": [1e3 * low, 1e3 * high],
             "times": statistics.median(
                 one / other for one, other in zip(point.times, first.times, strict=True)
             ),
             "peak_memory_bytes": point.peak_memory,
             "first_step_seconds": point.first_step,
         }
-        for value, point in zip(values, points, strict=True)
+        for value, point, (low, middle, high) in zip(values, points, quartiles, strict=True)
     ]
 
 
@@ -101,10 +103,16 @@ def draw(results: dict[str, list[dict[str, Any]]], path: str) -> None:
         for ax, (name, points) in zip(axes, results.items(), strict=True):
             values = [point[name] for point in points]
             ax.plot(values, [point[key] / unit for point in points], "o-", color=colour)
-            ax.set(ylim=(0, None), xticks=values, xlabel=_NAMES[name])
+            if key == "milliseconds":
+                low, high = zip(*(point["quartiles"] for point in points), strict=True)
+                ax.vlines(values, low, high, color=colour)
+            top = 1.05 * ax.get_ylim()[1]  # The highest point stays whole.
+            ax.set(ylim=(0, top), xticks=values, xlabel=_NAMES[name])
             ax.grid(alpha=0.3)
         axes[0].set_ylabel(label)
-    figure.suptitle(f"The three-term training step, {_TASK.value}'s net")
+    figure.suptitle(
+        f"The three-term training step of {_TASK.value.capitalize()}, medians and quartiles"
+    )
     figures.save(figure, Path(path))
 
 
@@ -128,7 +136,8 @@ def main(argv: list[str]) -> None:
         print(_NAMES[name])
         for point in points:
             print(
-                f"{point[name]:8d}{point['milliseconds']:9.1f} ms a step, {point['times']:5.2f} times "
+                f"{point[name]:8d}{point['milliseconds']:9.1f} ms a step (quartiles "
+                f"{point['quartiles'][0]:.1f} to {point['quartiles'][1]:.1f}), {point['times']:5.2f} times "
                 f"the first's{point['peak_memory_bytes'] / 2**20:8.0f} MiB"
                 f"{point['first_step_seconds']:8.1f} s to the first step"
             )

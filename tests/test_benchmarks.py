@@ -35,6 +35,8 @@ def test_growth_is_printed_as_one_object_and_drawn(tmp_path):
         assert points[0]["times"] == 1
         for point in points:
             assert 0 < point["milliseconds"] / 1e3 < point["first_step_seconds"]
+            low, high = point["quartiles"]
+            assert 0 < low <= point["milliseconds"] <= high
             assert point["peak_memory_bytes"] > 2**26  # Python and jax alone are more
     assert figure.read_bytes().startswith(b"\x89PNG")
 
