@@ -32,13 +32,14 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         config.optimizer.decay = 1e-4
         config.loss.inject_ratio = 0.1
         return config
-    config.epochs = 30
+    config.epochs = 24
+    config.batch_size = 64
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 400
     config.optimizer.clip_norm = 1.0
     config.null_space = True
-    config.loss.inject_ratio = 0.25
+    config.loss.inject_ratio = 0.1
     config.augmentation.shift = 4
     config.augmentation.flip = True
     return config
