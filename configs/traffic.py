@@ -3,7 +3,8 @@
     python -m nullmark_jax.main --config=configs/traffic.py --workdir=runs/traffic
     python -m nullmark_jax.main --config=configs/traffic.py:paper     # Table 14 to the letter
 
-The recipe without :paper is a first choice that has not been measured yet; do not quote it.
+The recipe without :paper was chosen on images held out of the training set at random, which share tracks
+with it; on a third of GTSRB it is measured in results/traffic.
 """
 
 import ml_collections

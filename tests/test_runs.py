@@ -1,11 +1,14 @@
 """The table of several runs, against one worked out by hand."""
 
 import json
+import pathlib
 
 import pytest
 
 from nullmark_jax.errors import InputError
 from nullmark_jax.reports import runs
+
+RESULTS_FOLDER = pathlib.Path(__file__).resolve().parent.parent / "results"
 
 
 def _result(seed, normal, null, verified):
@@ -82,6 +85,12 @@ def test_each_run_has_a_line_with_its_interval_and_verdict():
     assert "lost" not in table  # there is no twin
 
 
+def test_the_page_shows_the_curves():
+    page = runs.page(RESULTS, PAPER, ["curves-1.png"])
+    assert "](curves-1.png)\n\nThe watermarked run of seed 1." in page
+    assert "curves" not in runs.page(RESULTS, PAPER)
+
+
 def test_the_page_names_commands_commit_and_machine():
     page = runs.page(RESULTS, PAPER)
     assert "$ python -m nullmark_jax.main --config.seed=1" in page
@@ -116,3 +125,13 @@ def test_a_broken_result_is_named(tmp_path):
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(InputError, match=r"x\.json: is no result"):
         runs.load_results(tmp_path)
+
+
+COMMITTED = [path.parent for path in sorted(RESULTS_FOLDER.glob("*/watermarked-*.json"))]
+
+
+@pytest.mark.filterwarnings("ignore:.*load_module.*:DeprecationWarning")
+@pytest.mark.parametrize("folder", sorted(set(COMMITTED)), ids=lambda folder: folder.name)
+def test_the_committed_pages_are_what_their_results_say(capsys, folder):
+    config = RESULTS_FOLDER.parent / "configs" / f"{folder.name}.py"
+    assert runs.main(["runs", f"--config={config}", f"--results={folder}", "--check"]) == 0

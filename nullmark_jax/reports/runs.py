@@ -4,14 +4,15 @@
 
 Reads every *.json of a folder, each a run's result.json, and prints the Markdown that stands in
 that folder's README.md: one line a run, then mean and spread, and the accuracy that the watermark
-costs against the watermark-free twins. `--write` writes it there, `--check` exits 1 where it is
-stale.
+costs against the watermark-free twins. Shows curves-SEED.png, too, some watermarked run's
+curves.png. `--write` writes it there, `--check` exits 1 where it is stale.
 """
 
 import json
 import pathlib
 import statistics
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -119,8 +120,13 @@ def commands(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def page(results: list[dict[str, Any]], paper: dict[str, float]) -> str:
-    """Returns the README.md of a results folder."""
+def page(results: list[dict[str, Any]], paper: dict[str, float], curves: Sequence[str] = ()) -> str:
+    """Returns the README.md of a results folder, `curves` being the names of its curves-SEED.png."""
+    pictures = "".join(
+        f"![Accuracies on validation images against epochs]({name})\n\n"
+        f"The watermarked run of seed {name.removeprefix('curves-').removesuffix('.png')}.\n\n"
+        for name in curves
+    )
     images = sorted({each["metrics"]["images"] for each in results})
     return (
         f"# {results[0]['task'].capitalize()}: runs\n\n"
@@ -129,7 +135,7 @@ def page(results: list[dict[str, Any]], paper: dict[str, float]) -> str:
         "highest run. In a watermark-free run null and true are\nof the watermark the owner would "
         "have embedded. Minutes are of the machine as it was, shared\nwith other work or not. "
         "Which data these are, and which the paper's were:\n[results](../README.md).\n\n"
-        f"{runs_table(results, paper)}\n\n{commands(results)}\n"
+        f"{runs_table(results, paper)}\n\n{pictures}{commands(results)}\n"
     )
 
 
@@ -160,7 +166,8 @@ def main(argv: list[str]) -> int:
 
 def _main(flag_values: flags.FlagValues) -> int:
     folder = pathlib.Path(flag_values.results)
-    text = page(load_results(folder), flag_values.config.paper.to_dict())
+    curves = sorted(path.name for path in folder.glob("curves-*.png"))
+    text = page(load_results(folder), flag_values.config.paper.to_dict(), curves)
     readme = folder / "README.md"
     if flag_values.check:
         stale = not readme.exists() or readme.read_text() != text
