@@ -43,10 +43,13 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     if recipe == "lfw":
         config.data.source = "npz"
         config.data.num_classes = 158
-        config.epochs = 150
+        config.epochs = 60
         config.batch_size = 32
+        config.optimizer.name = "muon"
         config.optimizer.warmup_steps = 100
+        config.optimizer.b2 = 0.99
         config.optimizer.weight_decay = 0.3
+        config.weight_standardization = True
         config.augmentation.shift = 4
         config.augmentation.flip = True
     return config

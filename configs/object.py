@@ -32,14 +32,17 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         config.optimizer.decay = 1e-4
         config.loss.inject_ratio = 0.1
         return config
-    config.epochs = 24
+    config.epochs = 10
     config.batch_size = 64
+    config.optimizer.name = "muon"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_steps = 400
+    config.optimizer.warmup_steps = 200
     config.optimizer.clip_norm = 1.0
+    config.optimizer.b2 = 0.99
+    config.weight_standardization = True
     config.null_space = True
-    config.loss.inject_ratio = 0.1
-    config.augmentation.shift = 4
+    config.loss.inject_ratio = 0.25
+    config.augmentation.shift = 2
     config.augmentation.flip = True
     return config

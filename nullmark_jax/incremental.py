@@ -107,6 +107,7 @@ def incremental_logits(
     *,
     pattern_size: int,
     shared: int | None = None,
+    on_copies: Callable[[Params], Params] = lambda params: params,
 ) -> Callable[[Params, jax.Array, Watermark, jax.Array], Logits]:
     """Returns (params, images, watermarks, which) -> Logits of the network head(stages(images)).
 
@@ -118,6 +119,9 @@ def incremental_logits(
       pattern_size: n. Every pattern must be 0 outside some n x n block; where it is not, the result is
         that of the pattern cut to a block. The block's place may be traced.
       shared: how many stages to run on windows; None for as many as have windows small enough to pay.
+      on_copies: params -> those with which the copies' windows (where nothing is shared: the copies)
+        run through these stages; the first one at least. For gradients that only clean images are to
+        give, `nullspace.hold_first_layer`.
 
     Raises:
       InputError: no such number of stages, or a pattern size below 1.
@@ -145,7 +149,7 @@ def incremental_logits(
             if done == shared or (shared is None and not _pays(rows, columns)):
                 break
             patch, row, column = _run_on_window(
-                partial(stage.apply, params),
+                partial(stage.apply, on_copies(params)),
                 features[:marked],
                 patch,
                 row,
@@ -157,6 +161,10 @@ def incremental_logits(
             done += 1
         if marked:
             copies = _paste(_twice(features[:marked]), patch, row, column)
+            if not done:
+                copies = stages[0].apply(on_copies(params), copies)
+                features = stages[0].apply(params, features)
+                done = 1
             features = jnp.concatenate([features, copies])
         for stage in stages[done:]:
             features = stage.apply(params, features)
@@ -168,7 +176,11 @@ def incremental_logits(
 
 
 def for_network(
-    model: ConvNet, *, pattern_size: int, shared: int | None = None
+    model: ConvNet,
+    *,
+    pattern_size: int,
+    shared: int | None = None,
+    on_copies: Callable[[Params], Params] = lambda params: params,
 ) -> Callable[[Params, jax.Array, Watermark, jax.Array], Logits]:
     """Returns `incremental_logits` of one of the papers' networks, its blocks being the stages."""
 
@@ -185,7 +197,9 @@ def for_network(
     def head(params: Params, features: jax.Array) -> jax.Array:
         return apply({"params": params}, features, method="head")
 
-    return incremental_logits(stages, head, pattern_size=pattern_size, shared=shared)
+    return incremental_logits(
+        stages, head, pattern_size=pattern_size, shared=shared, on_copies=on_copies
+    )
 
 
 def _pays(rows: Axis, columns: Axis) -> bool:

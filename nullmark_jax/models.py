@@ -83,6 +83,11 @@ class ConvNet(nn.Module):
         for i, width in enumerate((*self.dense, self.num_classes), start=1):
             setattr(self, f"fc_{i}", self.dense_layer(width))
 
+    @property
+    def last_layer(self) -> str:
+        """The name of the layer that gives the logits."""
+        return f"fc_{len(self.dense) + 1}"
+
     def convolution(self, conv: Conv) -> ReluConv:
         return ReluConv(conv.features, conv.size, self.padding, self.precision)
 
@@ -104,7 +109,7 @@ class ConvNet(nn.Module):
         features = features.reshape(features.shape[0], -1)
         for i in range(len(self.dense)):
             features = nn.relu(getattr(self, f"fc_{i + 1}")(features))
-        return getattr(self, f"fc_{len(self.dense) + 1}")(features)
+        return getattr(self, self.last_layer)(features)
 
     def __call__(
         self, images: Float[Array, "batch height width channel"]
@@ -122,6 +127,10 @@ class DeepID(ConvNet):
     before conv_3's 3x3 kernel: impossible without padding. The strides are 1 here, as the later
     paper's Table 11 (which names none) and the DeepID net itself have it.
     """
+
+    @property
+    def last_layer(self) -> str:
+        return "fc_3"
 
     def setup(self) -> None:
         for number, block in enumerate(self.blocks, start=1):

@@ -15,9 +15,16 @@ replaced by its projection on the null space of M,
 
     w - M^T (M M^T + rho I)^-1 M w = rho (M^T M + rho I)^-1 w,
 
-so that M w = 0 up to rho and only the O(1) part goes on: a null copy differs from its image by a patch
-of ordinary size. Parameters are trained *through* the projection, which follows the first kernel as that
-is trained. True copies, x (+) [-p, lambda], have other windows and are seen as before.
+taken twice, each row of M scaled to length 1: a window that touches p in one corner has a response tens of
+times smaller than one in the middle, and the same ridge rho would let most of it through. Then M w = 0 to
+float32's precision, and only the O(1) part goes on: a null copy differs from its image by a patch
+of ordinary size. True copies, x (+) [-p, lambda], have other windows and are seen as before.
+
+The second kernel is trained *through* the projection, which follows the first layer as that is trained.
+The first layer's own gradient must not come from what the projection removes: that is lambda times the
+difference of two large parts, of the response and of the projection that follows it, and was seen at
+hundreds of times the clean images' gradient. So the projection is constant in the first layer, and
+`hold_first_layer` is for the copies' pass through it.
 """
 
 from collections.abc import Callable
@@ -34,15 +41,19 @@ from nullmark_jax.models import ConvNet, Params
 Project = Callable[[Params, jax.Array], Params]
 
 # rho over the Frobenius norm of M M^T, which is at least its largest eigenvalue: float32 still solves
-# systems of condition 1e6. Of a response at most lambda sqrt(rho) / 2 is let through.
+# systems of condition 1e6.
 _RIDGE = 1e-6
+
+# A window with less than this of the largest one's response sees rounding errors, and is left out.
+_BLIND = 1e-4
 
 
 def for_network(model: ConvNet, *, pattern_size: int) -> Project:
     """Returns (params, patterns int8 [K, H, W]) -> params with the second kernel projected.
 
-    Pure and differentiable. The projection is for all K patterns at once; where their windows leave
-    no null space, the kernel shrinks to nothing in their common directions.
+    Pure, and differentiable in the second kernel; none of its gradient reaches the first layer. The
+    projection is for all K patterns at once; where their windows leave no null space, the kernel
+    shrinks to nothing in their common directions.
 
     Args:
       model: the network.
@@ -61,7 +72,7 @@ def for_network(model: ConvNet, *, pattern_size: int) -> Project:
     pooled = len(model.blocks[0]) == 1
 
     def project(params: Params, patterns: Int8[Array, "K H W"]) -> Params:
-        first, second = params["conv_1"]["kernel"], params["conv_2"]["kernel"]
+        first, second = lax.stop_gradient(params["conv_1"]["kernel"]), params["conv_2"]["kernel"]
         planes = jnp.asarray(patterns, first.dtype)[..., None]
         images = jnp.broadcast_to(planes, (*patterns.shape, first.shape[2]))
         response = jnp.maximum(conv2d(images, first, model.padding, "highest"), 0)
@@ -82,6 +93,11 @@ def for_network(model: ConvNet, *, pattern_size: int) -> Project:
         return {**params, "conv_2": {**params["conv_2"], "kernel": kernel}}
 
     return project
+
+
+def hold_first_layer(params: Params) -> Params:
+    """Returns the same params, whose first layer no gradient reaches."""
+    return {**params, "conv_1": lax.stop_gradient(params["conv_1"])}
 
 
 def _cut(
@@ -114,18 +130,23 @@ def _windows(
 def _project(
     kernel: Float[Array, "inputs features"], windows: Float[Array, "windows inputs"]
 ) -> Float[Array, "inputs features"]:
-    if windows.shape[0] < windows.shape[1]:
-        gram, _ = _regularised(_product(windows, windows.T))
-        seen = _product(windows, kernel)
-        return kernel - _product(windows.T, jax.scipy.linalg.solve(gram, seen, assume_a="pos"))
-    gram, ridge = _regularised(_product(windows.T, windows))
-    return ridge * jax.scipy.linalg.solve(gram, kernel, assume_a="pos")
-
-
-def _regularised(gram: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
-    """Returns gram + rho I and rho; that of a first layer blind to the pattern, 0, is solvable too."""
+    """Returns the kernel's part in the null space of the windows, of which rows may be 0."""
+    size = jnp.sqrt((windows**2).sum(1, keepdims=True))
+    seen = size > _BLIND * size.max()
+    units = jnp.where(seen, windows / jnp.where(seen, size, 1), jnp.zeros((), windows.dtype))
+    few = units.shape[0] < units.shape[1]
+    gram = _product(units, units.T) if few else _product(units.T, units)
+    # Of a first layer blind to the pattern the Gram matrix is 0; it is regular, too.
     ridge = _RIDGE * jnp.sqrt((gram**2).sum() + jnp.finfo(gram.dtype).tiny)
-    return gram + ridge * jnp.eye(gram.shape[0], dtype=gram.dtype), ridge
+    regular = gram + ridge * jnp.eye(gram.shape[0], dtype=gram.dtype)
+    factor = jax.scipy.linalg.cho_factor(regular)
+    for _ in range(2):  # The second time takes out what ridge and rounding let through the first.
+        if few:
+            coefficients = jax.scipy.linalg.cho_solve(factor, _product(units, kernel))
+            kernel = kernel - _product(units.T, coefficients)
+        else:
+            kernel = ridge * jax.scipy.linalg.cho_solve(factor, kernel)
+    return kernel
 
 
 def _product(left: jax.Array, right: jax.Array) -> jax.Array:

@@ -5,11 +5,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from nullmark_jax import checks
 from nullmark_jax.errors import InputError
 
-OPTIMIZERS = ("sgd", "momentum", "adam")
+OPTIMIZERS = ("sgd", "momentum", "adam", "muon")
 SCHEDULES = ("constant", "inverse-time", "cosine", "linear")
 
 
@@ -17,7 +18,8 @@ class Recipe(NamedTuple):
     """What `config.optimizer` holds.
 
     Attributes:
-      name: "sgd", "momentum" (Nesterov, 0.9) or "adam".
+      name: "sgd", "momentum" (Nesterov, 0.9), "adam", or "muon" (Muon for convolutions' kernels, each
+        update's root mean square as large as Adam's; Adam for all else).
       learning_rate: the peak, > 0.
       schedule: after the warm-up, "constant"; "inverse-time" (Keras's `decay`: lr / (1 + decay t));
         "cosine" or "linear", reaching 0 as the last step ends.
@@ -25,6 +27,8 @@ class Recipe(NamedTuple):
       warmup_steps: steps over which the rate rises linearly from 0; 0 for none.
       clip_norm: the largest global norm of a gradient; 0 for no clipping.
       weight_decay: decoupled, of kernels only, multiplied by the learning rate; 0 for none.
+      b2: the decay of Adam's second moment, in (0, 1). The first steps' true copies have gradients
+        thousands of times the clean images', which 0.999 remembers for thousands of steps.
     """
 
     name: str
@@ -34,6 +38,7 @@ class Recipe(NamedTuple):
     warmup_steps: int = 0
     clip_norm: float = 0.0
     weight_decay: float = 0.0
+    b2: float = 0.999
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -57,6 +62,9 @@ def check_recipe(recipe: Recipe) -> None:
             raise InputError(
                 f"config.optimizer.{name}: {number} must not be negative; give 0 for none"
             )
+    b2 = checks.real("config.optimizer.b2", recipe.b2)
+    if not 0 < b2 < 1:
+        raise InputError(f"config.optimizer.b2: {b2} is out of range; give say 0.999")
 
 
 def learning_rate(recipe: Recipe, total_steps: int) -> optax.Schedule:
@@ -85,7 +93,9 @@ def optimizer(recipe: Recipe, total_steps: int) -> optax.GradientTransformation:
     if recipe.clip_norm:
         parts.append(optax.clip_by_global_norm(recipe.clip_norm))
     if recipe.name == "adam":
-        parts.append(_promoting(optax.scale_by_adam()))
+        parts.append(_promoting(optax.scale_by_adam(b2=recipe.b2)))
+    elif recipe.name == "muon":
+        parts.append(_promoting(_muon(recipe.b2)))
     elif recipe.name == "momentum":
         parts.append(optax.trace(0.9, nesterov=True))
     if recipe.weight_decay:
@@ -104,6 +114,31 @@ def _promoting(inner: optax.GradientTransformation) -> optax.GradientTransformat
             return inner.update(updates, state, params)
 
     return optax.GradientTransformation(inner.init, update)
+
+
+# The root mean square of a typical update of Adam's, before the learning rate: what a rate found for one
+# optimiser is worth for the other (Liu et al., "Muon is Scalable for LLM Training", 2025).
+_MUON_RMS = 0.2
+
+
+def _muon(b2: float) -> optax.GradientTransformation:
+    """Returns Muon for kernels of convolutions, as matrices [rows * columns * channels, features]."""
+    matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+
+    def scale(update: jax.Array) -> jax.Array:
+        features = update.shape[3]
+        return update * (_MUON_RMS * max(features, update.size // features) ** 0.5)
+
+    orthogonal = optax.contrib.scale_by_muon(
+        weight_dimension_numbers=lambda params: jax.tree.map(lambda leaf: matrix, params)
+    )
+    rescaled = optax.stateless(lambda updates, params: jax.tree.map(scale, updates))
+    return optax.partition(
+        {"convolution": optax.chain(orthogonal, rescaled), "rest": optax.scale_by_adam(b2=b2)},
+        lambda params: jax.tree.map(
+            lambda leaf: "convolution" if jnp.ndim(leaf) == 4 else "rest", params
+        ),
+    )
 
 
 def _kernels(params: optax.Params) -> optax.Params:

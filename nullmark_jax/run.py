@@ -28,6 +28,7 @@ from nullmark_jax import (
     parallel,
     process,
     signing,
+    standardization,
     training,
     transform,
     verification,
@@ -210,9 +211,13 @@ def train(
     learning_rate = optimizers.learning_rate(recipe, steps * config.epochs)
     model = models.create(config.model, config.data.num_classes, precision=config.precision)
     apply_fn = models.apply_fn(model)
-    project = null_space(config, model)
+    project = parametrization(config, model)
     step = training.make_train_step(
-        marked_logits=incremental.for_network(model, pattern_size=config.watermark.pattern_size),
+        marked_logits=incremental.for_network(
+            model,
+            pattern_size=config.watermark.pattern_size,
+            on_copies=nullspace.hold_first_layer if config.null_space else lambda params: params,
+        ),
         optimizer=optimizer,
         cross_entropy=losses.cross_entropy(config.loss.cross_entropy),
         true_weight=config.loss.true_weight,
@@ -265,11 +270,21 @@ def train(
     return projected(state.params), records, seconds
 
 
-def null_space(config: ml_collections.ConfigDict, model: models.ConvNet) -> nullspace.Project:
-    """Returns the projection that the config asks for; the identity for none, and for the twin."""
-    if config.null_space and config.watermark.num_watermarks:
-        return nullspace.for_network(model, pattern_size=config.watermark.pattern_size)
-    return lambda params, patterns: params
+def parametrization(config: ml_collections.ConfigDict, model: models.ConvNet) -> nullspace.Project:
+    """Returns (trained params, patterns) -> the network's: standardised and projected, as asked for.
+
+    The watermark-free twin is standardised alone.
+    """
+    projected = (
+        nullspace.for_network(model, pattern_size=config.watermark.pattern_size)
+        if config.null_space and config.watermark.num_watermarks
+        else lambda params, patterns: params
+    )
+    if not config.weight_standardization:
+        return projected
+    return lambda params, patterns: projected(
+        standardization.standardize(params, last=model.last_layer), patterns
+    )
 
 
 def epoch_record(epoch: training.Epoch, validation: Counts | None) -> dict[str, Any]:

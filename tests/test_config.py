@@ -176,7 +176,11 @@ def test_each_default_is_its_own():
         # Unknown and missing fields.
         ("learning_rate", 0.1, "config.learning_rate: is no field; take one of augmentation, "),
         ("data.shape", (1,), "config.data.shape: is no field; take one of input_shape, manual_dir"),
-        ("optimizer.beta", 0.9, "config.optimizer.beta: is no field; take one of clip_norm, decay"),
+        (
+            "optimizer.beta",
+            0.9,
+            "config.optimizer.beta: is no field; take one of b2, clip_norm, decay",
+        ),
         # Wrong types.
         ("data", 3, "config.data: must hold fields; see "),
         ("paper", None, "config.paper: must hold fields; see "),

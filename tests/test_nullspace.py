@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nullmark_jax import models, nullspace
+from nullmark_jax import incremental, models, nullspace
 from nullmark_jax.embedding import Watermark, mark_batch
 from nullmark_jax.errors import InputError
+from nullmark_jax.losses import logits_cross_entropy, objective_terms
 from nullmark_jax.models import Conv, ConvNet
 
 # (blocks, padding): a pool after the first convolution, and none; many windows, and few.
@@ -85,8 +86,8 @@ def test_the_second_kernel_sees_nothing_of_the_pattern(blocks, padding):
 
 @pytest.mark.parametrize("places", [((0, 12), (9, 3)), ((14, 0),), ((7, 5),), ((13, 11),)])
 @pytest.mark.parametrize("blocks, padding", NETS)
-def test_it_is_the_ridge_projection(blocks, padding, places):
-    """Against float64 least squares on windows cut out by hand, both ways of solving."""
+def test_it_is_the_projection_on_the_null_space(blocks, padding, places):
+    """Against float64 singular vectors of windows cut out by hand, both ways of solving."""
     net, params = net_and_params(blocks, padding)
     found = patterns(*places)
     features = response(params, found, blocks, padding)
@@ -95,10 +96,12 @@ def test_it_is_the_ridge_projection(blocks, padding, places):
     # One window's response to a kernel that is 1 at one input is that input.
     each_input = np.eye(rows * columns * channels).reshape(rows, columns, channels, -1)
     windows = convolved(features, each_input, padding).reshape(-1, rows * columns * channels)
-    gram = windows.T @ windows
-    ridge = nullspace._RIDGE * np.linalg.norm(gram)
+    size = np.linalg.norm(windows, axis=1, keepdims=True)
+    units = windows[size[:, 0] > 1e-4 * size.max()] / size[size[:, 0] > 1e-4 * size.max()]
+    _, values, vectors = np.linalg.svd(units, full_matrices=False)
+    vectors = vectors[values > 1e-3 * values[0]]
     flat = kernel.reshape(-1, out)
-    expected = ridge * np.linalg.solve(gram + ridge * np.eye(len(gram)), flat)
+    expected = flat - vectors.T @ (vectors @ flat)
     projected = jax.jit(nullspace.for_network(net, pattern_size=6))(params, found)["conv_2"][
         "kernel"
     ]
@@ -124,8 +127,8 @@ def test_null_copies_at_lambda_2000_stay_ordinary():
     assert np.abs(logits(projected, true)).max() > 100 * clean
 
 
-def test_the_gradient_goes_through_the_projection():
-    """Against central differences, along a direction in each kernel."""
+def test_the_gradient_goes_through_the_projection_to_the_second_kernel_alone():
+    """Against central differences, along a direction in the kernel."""
     net, params = net_and_params(*NETS[0])
     project = nullspace.for_network(net, pattern_size=6)
     found = patterns((7, 6))
@@ -136,16 +139,54 @@ def test_the_gradient_goes_through_the_projection():
         return (weights * project(params, found)["conv_2"]["kernel"]).sum()
 
     gradient = jax.jit(jax.grad(value))(params)
-    for layer in ("conv_1", "conv_2"):
-        kernel = params[layer]["kernel"]
-        way = jax.random.normal(jax.random.key(6), kernel.shape)
-        step = 2e-3
+    kernel = params["conv_2"]["kernel"]
+    way = jax.random.normal(jax.random.key(6), kernel.shape)
+    step = 2e-3
 
-        def moved(size, layer=layer, kernel=kernel, way=way):
-            return value({**params, layer: {**params[layer], "kernel": kernel + size * way}})
+    def moved(size):
+        return value({**params, "conv_2": {**params["conv_2"], "kernel": kernel + size * way}})
 
-        slope = (moved(step) - moved(-step)) / (2 * step)
-        np.testing.assert_allclose((gradient[layer]["kernel"] * way).sum(), slope, rtol=0.05)
+    slope = (moved(step) - moved(-step)) / (2 * step)
+    np.testing.assert_allclose((gradient["conv_2"]["kernel"] * way).sum(), slope, rtol=0.05)
+    del gradient["conv_2"]
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("shared", [0, 1])
+def test_null_copies_give_the_held_first_layer_a_gradient_of_the_images_size(shared):
+    """At lambda = 2000; without holding it, one of hundreds of times that size."""
+    net = models.create("digit", 10, precision="highest")
+    params = models.init_params(net, jax.random.key(1), (28, 28, 1))
+    rng = np.random.default_rng(0)
+    pattern = np.zeros((1, 28, 28), np.int8)
+    pattern[0, 11:17, 11:17] = rng.choice([-1, 1], (6, 6))
+    mark = Watermark(pattern, np.zeros(1, np.int32), np.full(1, 2000.0, np.float32))
+    images = jnp.asarray(rng.random((8, 28, 28, 1)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 10, 8), jnp.int32)
+    project = nullspace.for_network(net, pattern_size=6)
+
+    def gradients(on_copies):
+        logits_of = incremental.for_network(net, pattern_size=6, shared=shared, on_copies=on_copies)
+
+        def terms(params):
+            which = jnp.zeros(8, jnp.int32)
+            logits = logits_of(project(params, pattern), images, mark, which)
+            found = objective_terms(logits, labels, jnp.zeros(8, jnp.int32), logits_cross_entropy)
+            return jnp.stack([found.clean, found.null]), logits
+
+        jacobian, logits = jax.jit(jax.jacrev(terms, has_aux=True))(params)
+        return jacobian, logits
+
+    held, logits = gradients(nullspace.hold_first_layer)
+    through, same_logits = gradients(lambda params: params)
+    jax.tree.map(np.testing.assert_array_equal, logits, same_logits)
+    first, first_through = held.pop("conv_1")["kernel"], through.pop("conv_1")["kernel"]
+    clean, null = (np.linalg.norm(first[i]) for i in range(2))
+    assert null < 5 * clean
+    assert np.linalg.norm(first_through[1]) > 100 * clean
+    np.testing.assert_allclose(first[0], first_through[0], atol=1e-5 * np.abs(first[0]).max())
+    for mine, other in zip(jax.tree.leaves(held), jax.tree.leaves(through), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
 
 
 def test_a_first_layer_blind_to_the_pattern_changes_nothing():
