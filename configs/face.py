@@ -50,6 +50,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         config.optimizer.b2 = 0.99
         config.optimizer.weight_decay = 0.3
         config.weight_standardization = True
+        config.loss.null_weight = 2.0
         config.augmentation.shift = 4
         config.augmentation.flip = True
     return config

@@ -155,14 +155,12 @@ def test_the_gradient_goes_through_the_projection_to_the_second_kernel_alone():
 @pytest.mark.parametrize("shared", [0, 1])
 def test_null_copies_give_the_held_first_layer_a_gradient_of_the_images_size(shared):
     """At lambda = 2000; without holding it, one of hundreds of times that size."""
-    net = models.create("digit", 10, precision="highest")
-    params = models.init_params(net, jax.random.key(1), (28, 28, 1))
+    net, params = net_and_params(*NETS[0])
     rng = np.random.default_rng(0)
-    pattern = np.zeros((1, 28, 28), np.int8)
-    pattern[0, 11:17, 11:17] = rng.choice([-1, 1], (6, 6))
+    pattern = patterns((7, 6))
     mark = Watermark(pattern, np.zeros(1, np.int32), np.full(1, 2000.0, np.float32))
-    images = jnp.asarray(rng.random((8, 28, 28, 1)), jnp.float32)
-    labels = jnp.asarray(rng.integers(0, 10, 8), jnp.int32)
+    images = jnp.asarray(rng.random((8, *SHAPE)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 7, 8), jnp.int32)
     project = nullspace.for_network(net, pattern_size=6)
 
     def gradients(on_copies):
