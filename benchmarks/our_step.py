@@ -51,12 +51,13 @@ def make_step(
     images, labels, marks = inputs(task, batch, size=size, watermarks=watermarks)
     model = models.create(task, SHAPES[task][1], precision="highest")
     optimizer = optimizers.optimizer(optimizers.Recipe("adam", 1e-3, clip_norm=1.0), 1000)
-    more = {}
+    more, on_copies = {}, None
     if null_space:
         more["project"] = nullspace.for_network(model, pattern_size=PATTERN_SIZE)
+        on_copies = nullspace.hold_first_layer
     step = training.make_train_step(
         **more,
-        marked_logits=inc.for_network(model, pattern_size=PATTERN_SIZE)
+        marked_logits=inc.for_network(model, pattern_size=PATTERN_SIZE, on_copies=on_copies)
         if incremental
         else training.concatenated_logits(models.apply_fn(model)),
         optimizer=optimizer,

@@ -107,11 +107,12 @@ def incremental_logits(
     *,
     pattern_size: int,
     shared: int | None = None,
-    on_copies: Callable[[Params], Params] = lambda params: params,
+    on_copies: Callable[[Params], Params] | None = None,
 ) -> Callable[[Params, jax.Array, Watermark, jax.Array], Logits]:
     """Returns (params, images, watermarks, which) -> Logits of the network head(stages(images)).
 
-    Those of `training.concatenated_logits` of the same network, values and gradients, up to rounding.
+    Those of `training.concatenated_logits` of the same network, values and, without `on_copies`,
+    gradients, up to rounding.
 
     Args:
       stages: the network's first layers, at least one stage.
@@ -119,9 +120,9 @@ def incremental_logits(
       pattern_size: n. Every pattern must be 0 outside some n x n block; where it is not, the result is
         that of the pattern cut to a block. The block's place may be traced.
       shared: how many stages to run on windows; None for as many as have windows small enough to pay.
-      on_copies: params -> those with which the copies' windows (where nothing is shared: the copies)
-        run through these stages; the first one at least. For gradients that only clean images are to
-        give, `nullspace.hold_first_layer`.
+      on_copies: params -> those of the windows' passes through the shared stages, of which there is
+        then at least one; None for the same. `nullspace.hold_first_layer` keeps a gradient from what
+        differs between copies and images, not from what they share.
 
     Raises:
       InputError: no such number of stages, or a pattern size below 1.
@@ -129,8 +130,11 @@ def incremental_logits(
     stages = tuple(stages)
     if pattern_size < 1:
         raise InputError(f"pattern_size: {pattern_size} must be at least 1; give say 6")
-    if shared is not None and not 0 <= shared <= len(stages):
-        raise InputError(f"shared: {shared} must be from 0 to {len(stages)}, the number of stages")
+    least = 0 if on_copies is None else 1
+    if shared is not None and not least <= shared <= len(stages):
+        raise InputError(
+            f"shared: {shared} must be from {least} to {len(stages)}, the number of stages"
+        )
 
     def marked_logits(
         params: Params,
@@ -146,10 +150,13 @@ def incremental_logits(
         for stage in stages if marked else ():
             rows = stage_axis(stage, features.shape[1], patch.shape[1])
             columns = stage_axis(stage, features.shape[2], patch.shape[2])
-            if done == shared or (shared is None and not _pays(rows, columns)):
+            enough = (
+                done >= least and not _pays(rows, columns) if shared is None else done == shared
+            )
+            if enough:
                 break
             patch, row, column = _run_on_window(
-                partial(stage.apply, on_copies(params)),
+                partial(stage.apply, on_copies(params) if on_copies else params),
                 features[:marked],
                 patch,
                 row,
@@ -161,10 +168,6 @@ def incremental_logits(
             done += 1
         if marked:
             copies = _paste(_twice(features[:marked]), patch, row, column)
-            if not done:
-                copies = stages[0].apply(on_copies(params), copies)
-                features = stages[0].apply(params, features)
-                done = 1
             features = jnp.concatenate([features, copies])
         for stage in stages[done:]:
             features = stage.apply(params, features)
@@ -180,7 +183,7 @@ def for_network(
     *,
     pattern_size: int,
     shared: int | None = None,
-    on_copies: Callable[[Params], Params] = lambda params: params,
+    on_copies: Callable[[Params], Params] | None = None,
 ) -> Callable[[Params, jax.Array, Watermark, jax.Array], Logits]:
     """Returns `incremental_logits` of one of the papers' networks, its blocks being the stages."""
 

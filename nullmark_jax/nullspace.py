@@ -13,14 +13,14 @@ where r depends on the first kernel and on p alone. The second convolution is li
 its windows, the rows of a matrix M [windows, rows * columns * channels]. Its kernel w is therefore
 replaced by its projection on the null space of M,
 
-    w - M^T (M M^T + rho I)^-1 M w = rho (M^T M + rho I)^-1 w,
+    w - M^T (M M^T + rho I)^-1 M w,
 
 taken twice, each row of M scaled to length 1: a window that touches p in one corner has a response tens of
 times smaller than one in the middle, and the same ridge rho would let most of it through. Then M w = 0 to
-float32's precision, and only the O(1) part goes on: a null copy differs from its image by a patch
-of ordinary size. True copies, x (+) [-p, lambda], have other windows and are seen as before.
+float32's precision for one pattern; for several, whose windows may be nearly dependent, up to sqrt(rho) / 3
+of a window's length in such directions. Only the O(1) part goes on: a null copy differs from its image by
+a patch of ordinary size. True copies, x (+) [-p, lambda], have other windows and are seen as before.
 
-The second kernel is trained *through* the projection, which follows the first layer as that is trained.
 The first layer's own gradient must not come from what the projection removes: that is lambda times the
 difference of two large parts, of the response and of the projection that follows it, and was seen at
 hundreds of times the clean images' gradient. So the projection is constant in the first layer, and
@@ -51,9 +51,10 @@ _BLIND = 1e-4
 def for_network(model: ConvNet, *, pattern_size: int) -> Project:
     """Returns (params, patterns int8 [K, H, W]) -> params with the second kernel projected.
 
-    Pure, and differentiable in the second kernel; none of its gradient reaches the first layer. The
-    projection is for all K patterns at once; where their windows leave no null space, the kernel
-    shrinks to nothing in their common directions.
+    Pure, and differentiable in the second kernel; none of its gradient reaches the first layer, and
+    none may by way of the copies' first features: training needs `hold_first_layer` with it, as
+    `incremental.for_network(on_copies=...)`. The projection is for all K patterns at once; where their
+    windows leave no null space, the kernel shrinks to nothing in their common directions.
 
     Args:
       model: the network.
@@ -134,18 +135,15 @@ def _project(
     size = jnp.sqrt((windows**2).sum(1, keepdims=True))
     seen = size > _BLIND * size.max()
     units = jnp.where(seen, windows / jnp.where(seen, size, 1), jnp.zeros((), windows.dtype))
-    few = units.shape[0] < units.shape[1]
-    gram = _product(units, units.T) if few else _product(units.T, units)
+    # [windows, windows] even where they outnumber the inputs: what is subtracted lies in their span,
+    # and rounding cannot reach the part that is kept.
+    gram = _product(units, units.T)
     # Of a first layer blind to the pattern the Gram matrix is 0; it is regular, too.
     ridge = _RIDGE * jnp.sqrt((gram**2).sum() + jnp.finfo(gram.dtype).tiny)
-    regular = gram + ridge * jnp.eye(gram.shape[0], dtype=gram.dtype)
-    factor = jax.scipy.linalg.cho_factor(regular)
+    factor = jax.scipy.linalg.cho_factor(gram + ridge * jnp.eye(gram.shape[0], dtype=gram.dtype))
     for _ in range(2):  # The second time takes out what ridge and rounding let through the first.
-        if few:
-            coefficients = jax.scipy.linalg.cho_solve(factor, _product(units, kernel))
-            kernel = kernel - _product(units.T, coefficients)
-        else:
-            kernel = ridge * jax.scipy.linalg.cho_solve(factor, kernel)
+        coefficients = jax.scipy.linalg.cho_solve(factor, _product(units, kernel))
+        kernel = kernel - _product(units.T, coefficients)
     return kernel
 
 

@@ -27,8 +27,8 @@ class Recipe(NamedTuple):
       warmup_steps: steps over which the rate rises linearly from 0; 0 for none.
       clip_norm: the largest global norm of a gradient; 0 for no clipping.
       weight_decay: decoupled, of kernels only, multiplied by the learning rate; 0 for none.
-      b2: the decay of Adam's second moment, in (0, 1). The first steps' true copies have gradients
-        thousands of times the clean images', which 0.999 remembers for thousands of steps.
+      b2: the decay of Adam's second moment, in (0, 1), wherever Adam has a part. The first steps are
+        all the true copies', and 0.999 remembers them for thousands of steps.
     """
 
     name: str
@@ -105,12 +105,15 @@ def optimizer(recipe: Recipe, total_steps: int) -> optax.GradientTransformation:
 
 
 def _promoting(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Returns `inner`, which mixes ints and floats, usable where jax is set to strict promotion."""
+    """Returns `inner`, which mixes ints and floats, usable where jax is set to strict promotion.
+
+    Its products (Muon's) are in float32 on every device.
+    """
 
     def update(
         updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.OptState]:
-        with jax.numpy_dtype_promotion("standard"):
+        with jax.numpy_dtype_promotion("standard"), jax.default_matmul_precision("highest"):
             return inner.update(updates, state, params)
 
     return optax.GradientTransformation(inner.init, update)
@@ -123,14 +126,17 @@ _MUON_RMS = 0.2
 
 def _muon(b2: float) -> optax.GradientTransformation:
     """Returns Muon for kernels of convolutions, as matrices [rows * columns * channels, features]."""
-    matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+
+    def matrix(kernel: jax.Array) -> optax.contrib.MuonDimensionNumbers:
+        # The longer side first, where optax's older versions have no scaling of their own.
+        sides = ((0, 1, 2), 3) if _inputs(kernel) >= kernel.shape[3] else (3, (0, 1, 2))
+        return optax.contrib.MuonDimensionNumbers(*sides)
 
     def scale(update: jax.Array) -> jax.Array:
-        features = update.shape[3]
-        return update * (_MUON_RMS * max(features, update.size // features) ** 0.5)
+        return update * (_MUON_RMS * max(update.shape[3], _inputs(update)) ** 0.5)
 
     orthogonal = optax.contrib.scale_by_muon(
-        weight_dimension_numbers=lambda params: jax.tree.map(lambda leaf: matrix, params)
+        weight_dimension_numbers=lambda params: jax.tree.map(matrix, params)
     )
     rescaled = optax.stateless(lambda updates, params: jax.tree.map(scale, updates))
     return optax.partition(
@@ -139,6 +145,10 @@ def _muon(b2: float) -> optax.GradientTransformation:
             lambda leaf: "convolution" if jnp.ndim(leaf) == 4 else "rest", params
         ),
     )
+
+
+def _inputs(kernel: jax.Array) -> int:
+    return kernel.size // kernel.shape[3]
 
 
 def _kernels(params: optax.Params) -> optax.Params:

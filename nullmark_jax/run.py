@@ -211,13 +211,9 @@ def train(
     learning_rate = optimizers.learning_rate(recipe, steps * config.epochs)
     model = models.create(config.model, config.data.num_classes, precision=config.precision)
     apply_fn = models.apply_fn(model)
-    project = parametrization(config, model)
+    project, marked_logits = parametrization(config, model)
     step = training.make_train_step(
-        marked_logits=incremental.for_network(
-            model,
-            pattern_size=config.watermark.pattern_size,
-            on_copies=nullspace.hold_first_layer if config.null_space else lambda params: params,
-        ),
+        marked_logits=marked_logits,
         optimizer=optimizer,
         cross_entropy=losses.cross_entropy(config.loss.cross_entropy),
         true_weight=config.loss.true_weight,
@@ -270,21 +266,25 @@ def train(
     return projected(state.params), records, seconds
 
 
-def parametrization(config: ml_collections.ConfigDict, model: models.ConvNet) -> nullspace.Project:
-    """Returns (trained params, patterns) -> the network's: standardised and projected, as asked for.
+def parametrization(
+    config: ml_collections.ConfigDict, model: models.ConvNet
+) -> tuple[nullspace.Project, training.MarkedLogits]:
+    """Returns what makes the network's params out of the trained ones, and the network with copies.
 
-    The watermark-free twin is standardised alone.
+    The params are standardised and projected as the config asks; the watermark-free twin's are
+    standardised alone.
     """
-    projected = (
-        nullspace.for_network(model, pattern_size=config.watermark.pattern_size)
-        if config.null_space and config.watermark.num_watermarks
-        else lambda params, patterns: params
-    )
-    if not config.weight_standardization:
-        return projected
-    return lambda params, patterns: projected(
-        standardization.standardize(params, last=model.last_layer), patterns
-    )
+    size = config.watermark.pattern_size
+    projects = config.null_space and config.watermark.num_watermarks > 0
+    into_null_space = nullspace.for_network(model, pattern_size=size) if projects else None
+
+    def project(params: models.Params, patterns: jax.Array) -> models.Params:
+        if config.weight_standardization:
+            params = standardization.standardize(params, last=model.last_layer)
+        return into_null_space(params, patterns) if into_null_space else params
+
+    on_copies = nullspace.hold_first_layer if projects else None
+    return project, incremental.for_network(model, pattern_size=size, on_copies=on_copies)
 
 
 def epoch_record(epoch: training.Epoch, validation: Counts | None) -> dict[str, Any]:

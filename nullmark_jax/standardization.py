@@ -9,7 +9,8 @@ the last layer's is therefore trained as
 mean and variance over each output's own inputs (Qiao et al., "Micro-Batch Training with Batch-Channel
 Normalization and Weight Standardization", 2019; scaled as by Brock et al., "Characterizing signal
 propagation to close the performance gap in unnormalized ResNets", 2021). It costs a step next to
-nothing, mixes no images, and is done with when training ends: a written model holds w', a plain kernel.
+nothing, mixes no images, and is done with when training ends: a written model holds w', a plain kernel
+(of the second convolution its projection, where `nullspace` takes one).
 """
 
 import math

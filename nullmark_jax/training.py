@@ -100,7 +100,8 @@ def make_train_step(
       true_weight: alpha.
       null_weight: beta.
       project: (params, patterns) -> the params that the network runs with, as `nullspace.for_network`
-        makes it; gradients go through it.
+        makes it (which wants a `marked_logits` that holds the first layer) and `standardization`;
+        gradients go through it.
       extreme_value_factor: step -> what lambda is multiplied by.
       augmentation: applied to the images before they are marked.
       average: over devices; the identity for one device.

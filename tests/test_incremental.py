@@ -121,6 +121,24 @@ def test_without_marked_images_only_clean_logits():
     np.testing.assert_allclose(ours.clean, theirs.clean, rtol=1e-5, atol=1e-6)
 
 
+def test_copies_run_the_shared_stages_with_params_of_their_own():
+    network, marks = net(), watermark(20, 22, 6, [(6, 7)])
+    params = models.init_params(network, jax.random.key(0), (20, 22, 3))
+    images = jax.random.uniform(jax.random.key(1), (2, 20, 22, 3))
+    blind = {**params, "conv_1": jax.tree.map(jnp.zeros_like, params["conv_1"])}
+    which = jnp.zeros(2, jnp.int32)
+    found = {
+        name: incremental.for_network(network, pattern_size=6, on_copies=on_copies)(
+            params, images, marks, which
+        )
+        for name, on_copies in (("same", None), ("blind", lambda params: blind))
+    }
+    np.testing.assert_array_equal(found["same"].clean, found["blind"].clean)
+    # Blind windows cannot tell p from inv(p).
+    np.testing.assert_array_equal(found["blind"].null, found["blind"].true)
+    assert float(jnp.abs(found["same"].null - found["same"].true).max()) > 1e-2
+
+
 def test_a_wrong_place_would_be_seen():
     """The tolerance above is fine enough: a block one pixel off gives other logits."""
     found = compare(net(), (20, 22, 3), [0], size=6, shared=1)
@@ -130,7 +148,9 @@ def test_a_wrong_place_would_be_seen():
 
 
 def test_arguments_out_of_range_are_one_line():
-    with pytest.raises(InputError, match="shared: 3"):
+    with pytest.raises(InputError, match="shared: 3 must be from 0 to 2"):
         incremental.for_network(net(), pattern_size=6, shared=3)
+    with pytest.raises(InputError, match="shared: 0 must be from 1 to 2"):
+        incremental.for_network(net(), pattern_size=6, shared=0, on_copies=lambda params: params)
     with pytest.raises(InputError, match="pattern_size: 0"):
         incremental.for_network(net(), pattern_size=0)

@@ -72,7 +72,7 @@ def test_the_second_kernel_sees_nothing_of_the_pattern(blocks, padding):
         convolved(features, np.asarray(each["conv_2"]["kernel"], np.float64), padding)
         for each in (params, projected)
     )
-    assert np.abs(after).max() < 3e-3 * np.abs(before).max()
+    assert np.abs(after).max() < 1e-5 * np.abs(before).max()
     # Nothing else is changed, and what the pattern does not touch keeps most of its kernel.
     unchanged = dict(projected)
     changed = unchanged.pop("conv_2")
@@ -86,8 +86,8 @@ def test_the_second_kernel_sees_nothing_of_the_pattern(blocks, padding):
 
 @pytest.mark.parametrize("places", [((0, 12), (9, 3)), ((14, 0),), ((7, 5),), ((13, 11),)])
 @pytest.mark.parametrize("blocks, padding", NETS)
-def test_it_is_the_projection_on_the_null_space(blocks, padding, places):
-    """Against float64 singular vectors of windows cut out by hand, both ways of solving."""
+def test_it_is_the_ridge_projection_taken_twice(blocks, padding, places):
+    """Against float64, on windows cut out by hand, each of length 1."""
     net, params = net_and_params(blocks, padding)
     found = patterns(*places)
     features = response(params, found, blocks, padding)
@@ -98,15 +98,16 @@ def test_it_is_the_projection_on_the_null_space(blocks, padding, places):
     windows = convolved(features, each_input, padding).reshape(-1, rows * columns * channels)
     size = np.linalg.norm(windows, axis=1, keepdims=True)
     units = windows[size[:, 0] > 1e-4 * size.max()] / size[size[:, 0] > 1e-4 * size.max()]
-    _, values, vectors = np.linalg.svd(units, full_matrices=False)
-    vectors = vectors[values > 1e-3 * values[0]]
-    flat = kernel.reshape(-1, out)
-    expected = flat - vectors.T @ (vectors @ flat)
+    gram = units @ units.T
+    gram += 1e-6 * np.linalg.norm(gram) * np.eye(len(gram))
+    expected = flat = kernel.reshape(-1, out)
+    for _ in range(2):
+        expected = expected - units.T @ np.linalg.solve(gram, units @ expected)
     projected = jax.jit(nullspace.for_network(net, pattern_size=6))(params, found)["conv_2"][
         "kernel"
     ]
     projected = projected.reshape(-1, out)
-    np.testing.assert_allclose(projected, expected, atol=2e-2 * np.abs(flat).max())
+    np.testing.assert_allclose(projected, expected, atol=1e-4 * np.abs(flat).max())
 
 
 def test_null_copies_at_lambda_2000_stay_ordinary():
@@ -152,22 +153,25 @@ def test_the_gradient_goes_through_the_projection_to_the_second_kernel_alone():
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize("shared", [0, 1])
-def test_null_copies_give_the_held_first_layer_a_gradient_of_the_images_size(shared):
+@pytest.mark.parametrize("places", [((7, 6),), ((7, 6), (0, 9))])
+def test_null_copies_give_the_held_first_layer_a_gradient_of_the_images_size(places):
     """At lambda = 2000; without holding it, one of hundreds of times that size."""
     net, params = net_and_params(*NETS[0])
     rng = np.random.default_rng(0)
-    pattern = patterns((7, 6))
-    mark = Watermark(pattern, np.zeros(1, np.int32), np.full(1, 2000.0, np.float32))
+    pattern = patterns(*places)
+    count = len(places)
+    mark = Watermark(
+        jnp.asarray(pattern), jnp.zeros(count, jnp.int32), jnp.full(count, 2000.0, jnp.float32)
+    )
     images = jnp.asarray(rng.random((8, *SHAPE)), jnp.float32)
     labels = jnp.asarray(rng.integers(0, 7, 8), jnp.int32)
     project = nullspace.for_network(net, pattern_size=6)
 
     def gradients(on_copies):
-        logits_of = incremental.for_network(net, pattern_size=6, shared=shared, on_copies=on_copies)
+        logits_of = incremental.for_network(net, pattern_size=6, on_copies=on_copies)
 
         def terms(params):
-            which = jnp.zeros(8, jnp.int32)
+            which = jnp.arange(8, dtype=jnp.int32) % count
             logits = logits_of(project(params, pattern), images, mark, which)
             found = objective_terms(logits, labels, jnp.zeros(8, jnp.int32), logits_cross_entropy)
             return jnp.stack([found.clean, found.null]), logits
@@ -176,11 +180,11 @@ def test_null_copies_give_the_held_first_layer_a_gradient_of_the_images_size(sha
         return jacobian, logits
 
     held, logits = gradients(nullspace.hold_first_layer)
-    through, same_logits = gradients(lambda params: params)
+    through, same_logits = gradients(None)
     jax.tree.map(np.testing.assert_array_equal, logits, same_logits)
     first, first_through = held.pop("conv_1")["kernel"], through.pop("conv_1")["kernel"]
     clean, null = (np.linalg.norm(first[i]) for i in range(2))
-    assert null < 5 * clean
+    assert 0 < null < 5 * clean
     assert np.linalg.norm(first_through[1]) > 100 * clean
     np.testing.assert_allclose(first[0], first_through[0], atol=1e-5 * np.abs(first[0]).max())
     for mine, other in zip(jax.tree.leaves(held), jax.tree.leaves(through), strict=True):

@@ -117,6 +117,15 @@ def test_adam_by_hand():
     np.testing.assert_allclose(params["conv_1"]["bias"], [3.0 + 0.1 * step], rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["adam", "muon"])
+def test_b2_is_the_decay_of_adams_second_moment(name):
+    second = jax.tree.map(lambda g: -2.0 * g, GRADIENT)
+    params = moved(Recipe(name, 0.1, b2=0.5), GRADIENT, second)
+    # As above, with v = (0.25 + 2) g^2 / 0.75 in the second step.
+    step = 1.0 + (-0.11 / 0.19) / math.sqrt(2.25 / 0.75)
+    np.testing.assert_allclose(params["conv_1"]["bias"], [3.0 + 0.1 * step], rtol=1e-5)
+
+
 def test_adam_where_jax_promotes_as_it_does_by_default():
     with jax.numpy_dtype_promotion("standard"):
         standard = moved(Recipe("adam", 0.1), GRADIENT, GRADIENT)
@@ -124,9 +133,12 @@ def test_adam_where_jax_promotes_as_it_does_by_default():
     jax.tree.map(np.testing.assert_array_equal, standard, strict)
 
 
-def test_muon_turns_convolutions_gradients_into_scaled_isometries_and_leaves_the_rest_to_adam():
+@pytest.mark.parametrize(("inputs", "features"), [((3, 3, 2), 4), ((3, 3, 1), 16)])
+def test_muon_makes_convolutions_updates_scaled_isometries_and_leaves_the_rest_to_adam(
+    inputs, features
+):
     rng = np.random.default_rng(0)
-    shapes = {"kernel": (3, 3, 2, 4), "bias": (4,)}
+    shapes = {"kernel": (*inputs, features), "bias": (features,)}
     params = {
         "conv_1": {name: rng.normal(size=shape).astype("f4") for name, shape in shapes.items()},
         "fc_1": {"kernel": rng.normal(size=(4, 3)).astype("f4")},
@@ -136,11 +148,12 @@ def test_muon_turns_convolutions_gradients_into_scaled_isometries_and_leaves_the
     adam = moved(Recipe("adam", 0.1), gradient, params=params)
     np.testing.assert_array_equal(muon["conv_1"]["bias"], adam["conv_1"]["bias"])
     np.testing.assert_array_equal(muon["fc_1"]["kernel"], adam["fc_1"]["kernel"])
-    # U V^T of the gradient's singular value decomposition as an [18, 4] matrix, whose mean square is
-    # 1 / 18; the method's five iterations bring each singular value to between 0.68 and 1.13.
-    left, _, right = np.linalg.svd(gradient["conv_1"]["kernel"].reshape(18, 4), full_matrices=False)
-    step = (params["conv_1"]["kernel"] - muon["conv_1"]["kernel"]).reshape(18, 4)
-    values = left.T @ step @ right.T / (0.1 * 0.2 * math.sqrt(18))
+    # U V^T of the gradient's singular value decomposition as a matrix, whose mean square is 1 over its
+    # longer side; the method's five iterations bring each singular value to between 0.68 and 1.13.
+    flat = gradient["conv_1"]["kernel"].reshape(-1, features)
+    left, _, right = np.linalg.svd(flat, full_matrices=False)
+    step = (params["conv_1"]["kernel"] - muon["conv_1"]["kernel"]).reshape(-1, features)
+    values = left.T @ step @ right.T / (0.1 * 0.2 * math.sqrt(max(flat.shape)))
     np.testing.assert_allclose(values, np.diag(np.diag(values)), atol=1e-5)
     assert np.all((np.diag(values) > 0.68) & (np.diag(values) < 1.13))
 
@@ -155,7 +168,16 @@ def test_a_gradient_within_the_norm_is_not_clipped():
     assert_params(moved(Recipe("sgd", 0.5, clip_norm=1.0), GRADIENT), [1.0 - 0.15, -2.0], 3.0 + 0.2)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "muon"])
+def test_weight_decay_under_muon_and_an_update_of_nothing():
+    kernel = np.ones((3, 3, 1, 2), np.float32)
+    params = {"conv_1": {"kernel": kernel, "bias": np.ones(2, np.float32)}}
+    nothing = jax.tree.map(np.zeros_like, params)
+    found = moved(Recipe("muon", 0.5, weight_decay=0.1), nothing, params=params)
+    np.testing.assert_allclose(found["conv_1"]["kernel"], 0.95 * kernel, rtol=1e-6)
+    np.testing.assert_allclose(found["conv_1"]["bias"], 1.0)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_weight_decay_is_decoupled_of_kernels_only_and_times_the_rate(name):
     nothing = jax.tree.map(np.zeros_like, GRADIENT)
     params = moved(Recipe(name, 0.5, weight_decay=0.1), nothing)
@@ -191,6 +213,9 @@ def test_the_optimizer_follows_the_schedule():
         ({"learning_rate": "0.1"}, "learning_rate: '0.1' is not a number; give one, such as 0.8"),
         ({"decay": -1e-9}, "decay: -1e-09 must not be negative; give 0 for none"),
         ({"clip_norm": -1.0}, "clip_norm: -1.0 must not be negative; give 0 for none"),
+        ({"b2": 0.0}, "b2: 0.0 is out of range; give say 0.999"),
+        ({"b2": 1.0}, "b2: 1.0 is out of range; give say 0.999"),
+        ({"b2": math.nan}, "b2: nan is not finite; give an ordinary number"),
         ({"weight_decay": -0.5}, "weight_decay: -0.5 must not be negative; give 0 for none"),
         (
             {"warmup_steps": -1},

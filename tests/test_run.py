@@ -8,11 +8,12 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_task
 
-from nullmark_jax import claim, models, owner, run, signing
+from nullmark_jax import claim, models, nullspace, owner, run, signing, standardization
 from nullmark_jax.data import Dataset, Splits
 from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
@@ -149,6 +150,70 @@ def test_a_run_cut_short_goes_on_to_the_same_bytes(trained, data, tmp_path):
     assert 1000 < again["seconds"] < 1000 + 300  # of both starts
     assert sorted(entry.name for entry in (cut / "checkpoints").iterdir()) == ["5", "6"]
     assert not list(cut.rglob("*.part"))
+
+
+RECIPES = {
+    "optimizer.name": "muon",
+    "optimizer.b2": 0.99,
+    "weight_standardization": True,
+    "null_space": True,
+    "epochs": 2,
+}
+
+
+@pytest.mark.slow
+def test_the_recipes_parts_end_in_a_plain_model_and_resume_to_the_same_bytes(data, tmp_path):
+    config = tiny_task.config(data, **RECIPES)
+    folder, cut = tmp_path / "whole", tmp_path / "cut"
+    run.train_and_evaluate(config, folder)
+    shutil.copytree(folder, cut)
+    shutil.rmtree(cut / "checkpoints" / "2")
+    (cut / "model.safetensors").unlink()
+    run.train_and_evaluate(config, cut)
+    for name in ("model.safetensors", "metrics.jsonl"):
+        assert (cut / name).read_bytes() == (folder / name).read_bytes(), name
+    made = claim.read_claim(folder / "claim.json")
+    params = claim.read_model(
+        folder / "model.safetensors",
+        model="digit",
+        input_shape=(16, 16, 1),
+        num_classes=3,
+        expected_shapes=models.parameter_shapes("digit", (16, 16, 1), 3),
+        expected_sha256=made.model_sha256,
+    )
+    for layer, inputs in (("conv_1", (0, 1, 2)), ("fc_1", (0,))):
+        length = np.sqrt((params[layer]["kernel"] ** 2).sum(inputs))
+        np.testing.assert_allclose(length, standardization.GAIN, rtol=1e-4)
+    watermarks = run.owner_watermarks(
+        config, owner.find_owner(config, folder, owner.named_key(config))
+    )
+    project = nullspace.for_network(models.create("digit", 3), pattern_size=4)
+    again = jax.jit(project)(params, np.asarray(watermarks.pattern))
+    kernel = params["conv_2"]["kernel"]
+    np.testing.assert_allclose(again["conv_2"]["kernel"], kernel, atol=1e-4 * np.abs(kernel).max())
+
+
+def test_the_first_layer_s_gradient_does_not_grow_with_lambda_in_null_space(data):
+    """As it does (with lambda, by a thousand) where copies reach the first layer."""
+    config = tiny_task.config(data, **RECIPES)
+    model = models.create("digit", 3, precision="highest")
+    project, marked_logits = run.parametrization(config, model)
+    params = models.init_params(model, jax.random.key(0), (16, 16, 1))
+    images = jax.random.uniform(jax.random.key(1), (4, 16, 16, 1))
+    pattern = np.zeros((1, 16, 16), np.int8)
+    pattern[0, 5:9, 6:10] = np.random.default_rng(0).choice([-1, 1], (4, 4))
+
+    @jax.jit
+    def size(extreme_value):
+        def total(params):
+            marks = Watermark(pattern, np.zeros(1, np.int32), extreme_value[None])
+            params = project(params, pattern)
+            return (marked_logits(params, images, marks, np.zeros(4, np.int32)).null ** 2).sum()
+
+        return jnp.linalg.norm(jax.grad(total)(params)["conv_1"]["kernel"])
+
+    small, large = size(jnp.float32(2)), size(jnp.float32(2000))
+    assert 0 < large < 10 * small
 
 
 @pytest.mark.slow
