@@ -3,7 +3,9 @@
     python -m nullmark_jax.main --config=configs/object.py --workdir=runs/object
     python -m nullmark_jax.main --config=configs/object.py:paper     # Table 14 to the letter
 
-The recipe without :paper is a first choice that has not been measured yet; do not quote it.
+The recipe without :paper was chosen on held-out images and is measured with one key so far, its pattern in
+the middle of the image: NC 84.9%, null 80.4%, true 100% (results/object); 43 minutes on one of two busy
+cores.
 """
 
 import ml_collections

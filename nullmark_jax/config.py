@@ -69,7 +69,7 @@ def default() -> ml_collections.ConfigDict:
     config.null_space = False
 
     # Train every kernel but the last layer's standardised (`nullmark_jax.standardization`): nets
-    # without a normalisation layer then learn in a fraction of the epochs. The written model is plain.
+    # without a normalisation layer then learn in fewer epochs. The written model is plain.
     config.weight_standardization = False
 
     config.optimizer = ml_collections.ConfigDict(Recipe("adam", 2e-3)._asdict())
