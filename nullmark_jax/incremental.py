@@ -150,10 +150,7 @@ def incremental_logits(
         for stage in stages if marked else ():
             rows = stage_axis(stage, features.shape[1], patch.shape[1])
             columns = stage_axis(stage, features.shape[2], patch.shape[2])
-            enough = (
-                done >= least and not _pays(rows, columns) if shared is None else done == shared
-            )
-            if enough:
+            if done == shared or (shared is None and done >= least and not _pays(rows, columns)):
                 break
             patch, row, column = _run_on_window(
                 partial(stage.apply, on_copies(params) if on_copies else params),
