@@ -110,7 +110,7 @@ def choose(argument: str | None, recipes: tuple[str, ...] = ("paper",)) -> str:
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises InputError where a field is missing, unknown, of a wrong type or out of range."""
-    _check_fields(config, default(), "config")
+    check_fields(config, default(), "config")
     one_of = {
         "task": (config.task, TASKS),
         "model": (config.model, tuple(models.MODELS)),
@@ -174,9 +174,13 @@ def check(config: ml_collections.ConfigDict) -> None:
     models.parameter_shapes(config.model, tuple(shape), config.data.num_classes)
 
 
-def _check_fields(
+def check_fields(
     config: ml_collections.ConfigDict, known: ml_collections.ConfigDict, name: str
 ) -> None:
+    """Raises InputError unless `config` has just the fields of `known`, texts and bools of their type.
+
+    `name` stands before each field's in the message. Fields named `paper` hold what they like.
+    """
     for field in config:
         if field not in known:
             raise InputError(f"{name}.{field}: is no field; take one of {', '.join(sorted(known))}")
@@ -191,7 +195,7 @@ def _check_fields(
             kind = "fields" if holds_fields else "a value, not fields"
             raise InputError(f"{name}.{field}: must hold {kind}; see nullmark_jax/config.py")
         if holds_fields and field != "paper":  # Whose fields differ from task to task.
-            _check_fields(value, default_value, f"{name}.{field}")
+            check_fields(value, default_value, f"{name}.{field}")
         elif isinstance(default_value, str):
             checks.text(f"{name}.{field}", value)
         elif isinstance(default_value, bool) and not isinstance(value, bool):

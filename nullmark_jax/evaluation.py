@@ -14,18 +14,17 @@ from nullmark_jax.models import ApplyFn, Params
 
 _BATCH = 512
 
-Evaluator = Callable[[Params], Counts]
+Evaluator = Callable[[Params, Watermark], Counts]
 
 
-def make_evaluator(
-    apply_fn: ApplyFn, dataset: Dataset, watermarks: Watermark, *, batch_size: int = _BATCH
-) -> Evaluator:
-    """Returns params -> Counts, each field int [K], over all of `dataset`.
+def make_evaluator(apply_fn: ApplyFn, dataset: Dataset, *, batch_size: int = _BATCH) -> Evaluator:
+    """Returns (params, watermarks) -> Counts, each field int [K], over all of `dataset`.
+
+    The watermarks are a population (leading axis K >= 1); the evaluator is compiled once for each K.
 
     Args:
       apply_fn: the network.
       dataset: N >= 1 images; each is counted exactly once, whatever the batch size and devices.
-      watermarks: a population (leading axis K >= 1).
       batch_size: images in one call of a device; the answer does not depend on it.
     """
     devices = parallel.device_count()
@@ -53,10 +52,9 @@ def make_evaluator(
         return parallel.total(jax.tree.map(lambda *fields: jnp.stack(fields), *each))
 
     run = parallel.pmap_shares(counts, cut=(False, True, True, True, False))
-    watermarks = parallel.replicate(watermarks)
 
-    def evaluate(params: Params) -> Counts:
-        params = parallel.replicate(params)
+    def evaluate(params: Params, watermarks: Watermark) -> Counts:
+        params, watermarks = parallel.replicate((params, watermarks))
         sums = []
         for start in range(0, len(dataset.labels), size):
             images = dataset.images[start : start + size]

@@ -128,8 +128,7 @@ def incremental_logits(
       InputError: no such number of stages, or a pattern size below 1.
     """
     stages = tuple(stages)
-    if pattern_size < 1:
-        raise InputError(f"pattern_size: {pattern_size} must be at least 1; give say 6")
+    _check_size(pattern_size)
     least = 0 if on_copies is None else 1
     if shared is not None and not least <= shared <= len(stages):
         raise InputError(
@@ -142,34 +141,24 @@ def incremental_logits(
         watermarks: Watermark,
         which: Int[Array, " marked"],
     ) -> Logits:
-        marked = which.shape[0]
-        features = images
+        batch, marked = images.shape[0], which.shape[0]
+        features, done = images, 0
         if marked:
-            patch, row, column = _marked_blocks(images[:marked], watermarks, which, pattern_size)
-        done = 0
-        for stage in stages if marked else ():
-            rows = stage_axis(stage, features.shape[1], patch.shape[1])
-            columns = stage_axis(stage, features.shape[2], patch.shape[2])
-            if done == shared or (shared is None and done >= least and not _pays(rows, columns)):
-                break
-            patch, row, column = _run_on_window(
-                partial(stage.apply, on_copies(params) if on_copies else params),
-                features[:marked],
-                patch,
-                row,
-                column,
-                rows,
-                columns,
+            features, copies, done = _share(
+                stages,
+                on_copies(params) if on_copies else params,
+                images,
+                lambda index, features: stages[index].apply(params, features),
+                watermarks,
+                which,
+                size=pattern_size,
+                shared=shared,
+                least=least,
             )
-            features = stage.apply(params, features)
-            done += 1
-        if marked:
-            copies = _paste(_twice(features[:marked]), patch, row, column)
             features = jnp.concatenate([features, copies])
         for stage in stages[done:]:
             features = stage.apply(params, features)
         logits = head(params, features)
-        batch = images.shape[0]
         return Logits(logits[:batch], logits[batch : batch + marked], logits[batch + marked :])
 
     return marked_logits
@@ -183,23 +172,126 @@ def for_network(
     on_copies: Callable[[Params], Params] | None = None,
 ) -> Callable[[Params, jax.Array, Watermark, jax.Array], Logits]:
     """Returns `incremental_logits` of one of the papers' networks, its blocks being the stages."""
+    stages, head = _parts(model)
+    return incremental_logits(
+        stages, head, pattern_size=pattern_size, shared=shared, on_copies=on_copies
+    )
 
+
+class Copies(NamedTuple):
+    """A network's answers to the copies alone, for many watermarks on the same images.
+
+    Attributes:
+      features: (params, images [N, H, W, C]) -> what `logits` needs of them: their features after each
+        stage.
+      logits: (params, images, features, watermarks, which [N]) -> the logits [N, num_classes] of the
+        null and of the true copies.
+    """
+
+    features: Callable[[Params, jax.Array], list[jax.Array]]
+    logits: Callable[..., tuple[jax.Array, jax.Array]]
+
+
+def copies_of_network(model: ConvNet, *, pattern_size: int) -> Copies:
+    """Returns one of the papers' networks as `Copies`: those of `for_network`, up to rounding.
+
+    Raises:
+      InputError: a pattern size below 1.
+    """
+    _check_size(pattern_size)
+    stages, head = _parts(model)
+
+    def features(params: Params, images: jax.Array) -> list[jax.Array]:
+        after = []
+        for stage in stages:
+            images = stage.apply(params, images)
+            after.append(images)
+        return after
+
+    def logits(
+        params: Params,
+        images: jax.Array,
+        features: list[jax.Array],
+        watermarks: Watermark,
+        which: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
+        _, copies, done = _share(
+            stages,
+            params,
+            images,
+            lambda index, _: features[index],
+            watermarks,
+            which,
+            size=pattern_size,
+        )
+        for stage in stages[done:]:
+            copies = stage.apply(params, copies)
+        answers = head(params, copies)
+        return answers[: len(which)], answers[len(which) :]
+
+    return Copies(features, logits)
+
+
+def _share(
+    stages: Sequence[Stage],
+    params: Params,
+    images: jax.Array,
+    after: Callable[[int, jax.Array], jax.Array],
+    watermarks: Watermark,
+    which: jax.Array,
+    *,
+    size: int,
+    shared: int | None = None,
+    least: int = 0,
+) -> tuple[jax.Array, jax.Array, int]:
+    """Returns the clean features and the copies' after the shared stages, and how many these are.
+
+    Args:
+      stages: the network's.
+      params: of the windows' passes.
+      images: the batch, of which the first len(which) have copies.
+      after: (stage's index, clean features before it) -> those after it.
+      watermarks: a population.
+      which: of each copied image.
+      size: n.
+      shared: how many stages; None for as many as pay.
+      least: how many at least.
+    """
+    marked = which.shape[0]
+    patch, row, column = _marked_blocks(images[:marked], watermarks, which, size)
+    features, done = images, 0
+    for index, stage in enumerate(stages):
+        rows = stage_axis(stage, features.shape[1], patch.shape[1])
+        columns = stage_axis(stage, features.shape[2], patch.shape[2])
+        if done == shared or (shared is None and done >= least and not _pays(rows, columns)):
+            break
+        patch, row, column = _run_on_window(
+            partial(stage.apply, params), features[:marked], patch, row, column, rows, columns
+        )
+        features = after(index, features)
+        done += 1
+    return features, _paste(_twice(features[:marked]), patch, row, column), done
+
+
+def _check_size(pattern_size: int) -> None:
+    if pattern_size < 1:
+        raise InputError(f"pattern_size: {pattern_size} must be at least 1; give say 6")
+
+
+def _parts(
+    model: ConvNet,
+) -> tuple[tuple[Stage, ...], Callable[[Params, jax.Array], jax.Array]]:
+    """Returns a network's blocks as stages, and its head."""
     apply: Any = model.apply  # Whose result could be a pair, had it mutable collections.
 
     def block(index: int) -> Callable[[Params, jax.Array], jax.Array]:
         return lambda params, x: apply({"params": params}, x, index, method="block")
 
-    stages = [
+    stages = tuple(
         Stage(block(index), tuple(conv.size for conv in convs), model.padding)
         for index, convs in enumerate(model.blocks)
-    ]
-
-    def head(params: Params, features: jax.Array) -> jax.Array:
-        return apply({"params": params}, features, method="head")
-
-    return incremental_logits(
-        stages, head, pattern_size=pattern_size, shared=shared, on_copies=on_copies
     )
+    return stages, lambda params, features: apply({"params": params}, features, method="head")
 
 
 def _pays(rows: Axis, columns: Axis) -> bool:

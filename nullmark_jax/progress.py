@@ -1,4 +1,4 @@
-"""Progress of training: a bar with rate and ETA on a terminal, a plain line an epoch elsewhere."""
+"""Progress of long work: a bar with rate and ETA on a terminal, plain lines elsewhere."""
 
 import sys
 from types import TracebackType
@@ -11,14 +11,15 @@ class Progress:
     """Counts steps; a context manager.
 
     Args:
-      total: steps of the whole training.
+      total: steps of the whole work.
       done: steps done before this start.
+      unit: what a step is called.
     """
 
-    def __init__(self, total: int, done: int = 0) -> None:
+    def __init__(self, total: int, done: int = 0, unit: str = "step") -> None:
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm.tqdm(
-            total=total, initial=done, unit="step", disable=not self._terminal, dynamic_ncols=True
+            total=total, initial=done, unit=unit, disable=not self._terminal, dynamic_ncols=True
         )
 
     def __enter__(self) -> "Progress":
@@ -43,7 +44,11 @@ class Progress:
             if f"{name}_accuracy" in record:
                 shown[short] = f"{100 * record[f'{name}_accuracy']:.2f}%"
         line = ", ".join(f"{name} {value}" for name, value in shown.items())
+        self.say(line if self._terminal else f"epoch {record['epoch']}: {line}")
+
+    def say(self, line: str) -> None:
+        """Shows a line: beside the bar on a terminal, elsewhere on its own."""
         if self._terminal:
             self._bar.set_postfix_str(line)
         else:
-            print(f"epoch {record['epoch']}: {line}", file=sys.stderr, flush=True)
+            print(line, file=sys.stderr, flush=True)

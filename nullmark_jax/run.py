@@ -1,10 +1,7 @@
 """One run: from a config to a run folder with a verified model. The shell around the pure core."""
 
-import datetime
 import os
 import pathlib
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +15,7 @@ from nullmark_jax import (
     batches,
     claim,
     data,
+    environment,
     evaluation,
     files,
     incremental,
@@ -78,11 +76,12 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
     owner = find_owner(config, folder, key)
     watermarks = owner_watermarks(config, owner)
     check_labels(splits, watermarks)
-    where = environment()  # Before the training, which the source tree may not wait for.
+    # Before the training, which the source tree may not wait for.
+    where = environment.describe("nullmark_jax.main")
     params, history, seconds = train(config, folder, splits, watermarks, plan)
 
     model = models.create(config.model, config.data.num_classes, precision=config.precision)
-    test = evaluation.make_evaluator(models.apply_fn(model), splits.test, watermarks)(params)
+    test = evaluation.make_evaluator(models.apply_fn(model), splits.test)(params, watermarks)
     digest = claim.write_model(
         folder / "model.safetensors",
         params,
@@ -231,7 +230,7 @@ def train(
     resident = is_resident(config, splits.train)
     automatic = _ACCELERATOR_STEPS if parallel.on_accelerator() and resident else 1
     validate = (
-        evaluation.make_evaluator(apply_fn, splits.validation, watermarks)
+        evaluation.make_evaluator(apply_fn, splits.validation)
         if len(splits.validation.labels)
         else None
     )
@@ -242,20 +241,22 @@ def train(
         with Progress(total=steps * config.epochs, done=steps * epoch) as progress:
             for done in training.fit(
                 state,
-                step,
+                training.on_devices(
+                    step,
+                    steps_per_dispatch=config.steps_per_dispatch or automatic,
+                    resident=resident,
+                ),
                 splits.train.images,
                 splits.train.labels,
                 watermarks,
                 plan=plan,
                 first_epoch=epoch + 1,
                 epochs=config.epochs,
-                steps_per_dispatch=config.steps_per_dispatch or automatic,
-                resident=resident,
                 learning_rate=learning_rate,
                 on_step=progress.advance,
             ):
                 state = done.state
-                measured = validate(projected(state.params)) if validate else None
+                measured = validate(projected(state.params), watermarks) if validate else None
                 record = epoch_record(done, measured)
                 records.append(record)
                 write_history(folder, records)
@@ -412,33 +413,3 @@ def draw(
         )
     for name, figure in drawn.items():
         figures.save(figure, folder / "figures" / f"{name}.png")
-
-
-def environment() -> dict[str, Any]:
-    """Returns what a result depends on beside the config: code, command, versions, hardware."""
-    device = jax.local_devices()[0]
-    return {
-        "command": " ".join(["python", "-m", "nullmark_jax.main", *sys.argv[1:]]),
-        "commit": _commit(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "python": sys.version.split()[0],
-        "jax": jax.__version__,
-        "device": f"{parallel.device_count()} x {device.device_kind}",
-        "cpus": os.cpu_count(),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-    }
-
-
-def _commit() -> str:
-    """Returns the source tree's commit, "+" after it where this package differs; "" outside git."""
-    here = pathlib.Path(__file__).parent
-    try:
-        commit, changes = (
-            subprocess.run(
-                ["git", "-C", here, *command], capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno", "."])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return commit + ("+" if changes else "")

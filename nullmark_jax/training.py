@@ -166,6 +166,50 @@ def scan_steps(step: TrainStep) -> TrainStep:
     return steps
 
 
+class DeviceStep(NamedTuple):
+    """A training step on all local devices, and how `fit` feeds it.
+
+    It is compiled at its first call, once for however many trainings use it.
+
+    Attributes:
+      run: the step, given what `fit` gives it.
+      steps_per_dispatch: steps in one call of the device.
+      resident: whether the whole data set is kept on the device.
+    """
+
+    run: Callable[..., tuple[TrainState, StepMetrics]]
+    steps_per_dispatch: int
+    resident: bool
+
+
+def on_devices(
+    step: TrainStep, *, steps_per_dispatch: int = 1, resident: bool = True
+) -> DeviceStep:
+    """Returns the step on all local devices.
+
+    Args:
+      step: made by `make_train_step` with `average=parallel.average`.
+      steps_per_dispatch: steps in one call of the device; above 1 they are scanned over, which pays
+        on accelerators, and needs a resident data set.
+      resident: keep the whole data set on the device; otherwise each step's images are picked on
+        the host, one step ahead of the device.
+
+    Raises:
+      InputError: steps are scanned over and the data set is not resident.
+    """
+    scanned = steps_per_dispatch > 1
+    if scanned and not resident:
+        raise InputError(
+            f"steps_per_dispatch: {steps_per_dispatch} needs a resident data set; give 1"
+        )
+    run = parallel.pmap_shares(
+        scan_steps(step) if scanned else step,
+        cut=(False, not resident, not resident, True, False),
+        donate=(0,),
+    )
+    return DeviceStep(run, steps_per_dispatch, resident)
+
+
 class Epoch(NamedTuple):
     """What `fit` yields after each epoch: its number from 1, the state, and each step's metrics.
 
@@ -179,7 +223,7 @@ class Epoch(NamedTuple):
 
 def fit(
     state: TrainState,
-    step: TrainStep,
+    step: DeviceStep,
     images: np.ndarray,
     labels: np.ndarray,
     watermarks: Watermark,
@@ -187,44 +231,31 @@ def fit(
     plan: Callable[[int], Batch],
     first_epoch: int,
     epochs: int,
-    steps_per_dispatch: int = 1,
-    resident: bool = True,
     learning_rate: optax.Schedule = lambda step: math.nan,
+    stop_where_diverged: bool = True,
     on_step: Callable[[int], object] = lambda steps: None,
 ) -> Iterator[Epoch]:
     """Trains on all local devices; yields after each epoch from `first_epoch` (1 is the first) on.
 
     Args:
       state: as after `first_epoch - 1` epochs. Its memory is given to the next state.
-      step: made by `make_train_step` with `average=parallel.average`.
+      step: made by `on_devices`.
       images: uint8 [N, H, W, C], on the host.
       labels: int32 [N].
       watermarks: a population (leading axis K >= 1).
       plan: epoch -> its batches (`epoch_batches`).
       epochs: the last epoch's number.
-      steps_per_dispatch: steps in one call of the device; above 1 they are scanned over, which pays
-        on accelerators, and needs a resident data set.
-      resident: keep the whole data set on the device; otherwise each step's images are picked on
-        the host, one step ahead of the device.
       learning_rate: for the message when the loss stops being finite.
+      stop_where_diverged: False for an attacker, whose ruined model is a result like another.
       on_step: told after each dispatch how many steps it ran (progress).
 
     Raises:
-      InputError: steps are scanned over and the data set is not resident.
       TrainingDiverged: a loss or a gradient was not finite; says at which epoch, step and learning
         rate.
     """
     devices = parallel.device_count()
+    run, steps_per_dispatch, resident = step
     scanned = steps_per_dispatch > 1
-    if scanned and not resident:
-        raise InputError(
-            f"steps_per_dispatch: {steps_per_dispatch} needs a resident data set; give 1"
-        )
-    run = parallel.pmap_shares(
-        scan_steps(step) if scanned else step,
-        cut=(False, not resident, not resident, True, False),
-        donate=(0,),
-    )
     if resident:
         images, labels = parallel.replicate((images, labels))
     # Laid out as steps return it: of a state that is not, the first step would be compiled for itself.
@@ -255,7 +286,8 @@ def fit(
                 if i % _CHECK_EVERY == 0 or i == len(parts):
                     done.append(_merge(running))
                     running = []
-                    _check_finite(_merge(done), epoch, len(batches.index), learning_rate)
+                    if stop_where_diverged:
+                        _check_finite(_merge(done), epoch, len(batches.index), learning_rate)
                 on_step(part.index.shape[0] if scanned else 1)
         yield Epoch(epoch, state, _merge(done))
 

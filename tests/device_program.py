@@ -86,14 +86,13 @@ def on_all_devices(step, **options):
     losses = []
     for epoch in training.fit(
         start(),
-        step,
+        training.on_devices(step, **options),
         PICTURES,
         LABELS,
         WATERMARKS,
         plan=plan,
         first_epoch=1,
         epochs=EPOCHS,
-        **options,
     ):
         losses.append(epoch.metrics.loss)
     return epoch.state, np.concatenate(losses)
@@ -137,7 +136,7 @@ def main(out):
     state, _ = runs["one_device"]
     # 29 images: no number of devices shares them equally.
     test = Dataset(PICTURES[:29], LABELS[:29], ("a", "b", "c"))
-    counts = evaluation.make_evaluator(apply_fn, test, WATERMARKS, batch_size=4)(state.params)
+    counts = evaluation.make_evaluator(apply_fn, test, batch_size=4)(state.params, WATERMARKS)
     arrays["counts"] = np.stack(counts)
     arrays["counts_one_device"] = np.stack(counts_on_one_device(state.params, test), axis=1)
     np.savez(out, **arrays)

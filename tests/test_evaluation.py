@@ -47,22 +47,22 @@ def by_hand():
 
 @pytest.mark.parametrize("batch_size", [1, 7, 23, 512])
 def test_the_counts_are_those_made_by_hand_whatever_the_batch(batch_size):
-    evaluate = evaluation.make_evaluator(apply_fn, DATASET, WATERMARKS, batch_size=batch_size)
-    counts = evaluate(jnp.asarray(PARAMS))
+    evaluate = evaluation.make_evaluator(apply_fn, DATASET, batch_size=batch_size)
+    counts = evaluate(jnp.asarray(PARAMS), WATERMARKS)
     assert [field.tolist() for field in counts] == by_hand()
 
 
 def test_other_parameters_with_the_same_evaluator():
-    evaluate = evaluation.make_evaluator(apply_fn, DATASET, WATERMARKS)
+    evaluate = evaluation.make_evaluator(apply_fn, DATASET)
     always = np.zeros_like(PARAMS)  # argmax of equal logits is class 0
-    counts = evaluate(jnp.asarray(always))
+    counts = evaluate(jnp.asarray(always), WATERMARKS)
     zeros = int((DATASET.labels == 0).sum())
     assert counts.correct.tolist() == [zeros] * 3
     assert counts.agree.tolist() == [IMAGES] * 3
-    assert evaluate(jnp.asarray(PARAMS)).correct.tolist() == by_hand()[1]
+    assert evaluate(jnp.asarray(PARAMS), WATERMARKS).correct.tolist() == by_hand()[1]
 
 
 def test_one_image():
     one = Dataset(DATASET.images[:1], DATASET.labels[:1], DATASET.class_names)
-    counts = evaluation.make_evaluator(apply_fn, one, WATERMARKS)(jnp.asarray(PARAMS))
+    counts = evaluation.make_evaluator(apply_fn, one)(jnp.asarray(PARAMS), WATERMARKS)
     assert counts.images.tolist() == [1, 1, 1]

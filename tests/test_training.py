@@ -80,10 +80,13 @@ def train(data, watermarks, *, plan, epochs=12, **options):
         **options.pop("step", {}),
     )
     state = training.init_state(initial_params(), optimizer)
+    placed = {
+        name: options.pop(name) for name in ("steps_per_dispatch", "resident") if name in options
+    }
     return list(
         training.fit(
             state,
-            step,
+            training.on_devices(step, **placed),
             data.images,
             data.labels,
             watermarks,
@@ -96,7 +99,7 @@ def train(data, watermarks, *, plan, epochs=12, **options):
 
 
 def measure(params, watermarks):
-    return evaluation.make_evaluator(apply_fn, bars(60, seed=9), watermarks)(params)
+    return evaluation.make_evaluator(apply_fn, bars(60, seed=9))(params, watermarks)
 
 
 def test_the_first_state():
@@ -249,7 +252,7 @@ def test_the_curriculum_multiplies_lambda_by_its_factor_of_the_step():
     data = bars(12, seed=0)
     (epoch,) = training.fit(
         training.init_state(jnp.float32(1), optax.sgd(0.1)),
-        step,
+        training.on_devices(step),
         data.images,
         data.labels,
         random_watermarks(2, extreme_value=8.0),
@@ -287,9 +290,12 @@ def countdown(at):
 
 def fit_countdown(at, *, epochs=3, **options):
     data = bars(100, seed=0)
+    placed = {
+        name: options.pop(name) for name in ("steps_per_dispatch", "resident") if name in options
+    }
     return training.fit(
         training.init_state(jnp.float32(0), optax.sgd(-1.0)),
-        countdown(at),
+        training.on_devices(countdown(at), **placed),
         data.images,
         data.labels,
         random_watermarks(1),
@@ -363,7 +369,7 @@ def test_training_goes_on_from_an_epoch():
     data, step = bars(100, seed=0), countdown(lambda count: count)
     (epoch,) = training.fit(
         training.init_state(jnp.float32(50), optax.sgd(-1.0)),
-        step,
+        training.on_devices(step),
         data.images,
         data.labels,
         random_watermarks(1),

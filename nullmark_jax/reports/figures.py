@@ -28,9 +28,9 @@ from nullmark_jax.errors import InputError
 
 DPI = 150
 
-_BLUE, _VERMILLION, _GREEN, _ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
-_PLUS, _MINUS, _GREY = _ORANGE, _BLUE, "#A6A6A6"
-_STYLE: list[Any] = [
+BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+_PLUS, _MINUS, _GREY = ORANGE, BLUE, "#A6A6A6"
+STYLE: list[Any] = [
     "default",
     {
         "figure.constrained_layout.use": True,
@@ -54,13 +54,13 @@ class _Curve(NamedTuple):
 
 
 _CURVES = (
-    _Curve("normal_accuracy", "NC", _BLUE, "o"),
-    _Curve("null_accuracy", "null", _VERMILLION, "s"),
-    _Curve("true_accuracy", "true", _GREEN, "^"),
+    _Curve("normal_accuracy", "NC", BLUE, "o"),
+    _Curve("null_accuracy", "null", VERMILLION, "s"),
+    _Curve("true_accuracy", "true", GREEN, "^"),
 )
 
 
-@style.context(_STYLE)
+@style.context(STYLE)
 def pattern_figure(watermark: Watermark) -> Figure:
     """Draws the pattern p: on the left where its block lies in the image, on the right the block.
 
@@ -82,14 +82,14 @@ def pattern_figure(watermark: Watermark) -> Figure:
     _draw_pattern(whole, pattern, 0, 0)
     whole.set_title(f"p, {height} × {width}")
     corner = (column - 0.5, row - 0.5)
-    whole.add_patch(Rectangle(corner, n, n, fill=False, edgecolor=_VERMILLION, linewidth=2.5))
+    whole.add_patch(Rectangle(corner, n, n, fill=False, edgecolor=VERMILLION, linewidth=2.5))
     _draw_pattern(block, pattern[row : row + n, column : column + n], row, column)
     block.set_title(f"its block, {n} × {n}")
     for i in range(1, n):
         block.axhline(row + i - 0.5, color=_GREY, linewidth=1)
         block.axvline(column + i - 0.5, color=_GREY, linewidth=1)
     for spine in block.spines.values():
-        spine.set(edgecolor=_VERMILLION, linewidth=2.5)
+        spine.set(edgecolor=VERMILLION, linewidth=2.5)
     figure.suptitle(
         f"$y_W$ = {int(watermark.target_label)}   λ = {float(watermark.extreme_value):g}   "
         f"n = {n}   at row {row}, column {column}"
@@ -105,7 +105,7 @@ def pattern_figure(watermark: Watermark) -> Figure:
     return figure
 
 
-@style.context(_STYLE)
+@style.context(STYLE)
 def examples_figure(
     image: UInt8[np.ndarray, "height width channel"], watermark: Watermark
 ) -> Figure:
@@ -157,7 +157,7 @@ def examples_figure(
     return figure
 
 
-@style.context(_STYLE)
+@style.context(STYLE)
 def curves_figure(
     history: Sequence[Mapping[str, Any]],
     *,
@@ -211,7 +211,7 @@ def curves_figure(
     return figure
 
 
-@style.context(_STYLE)
+@style.context(STYLE)
 def save(figure: Figure, path: files.PathLike) -> None:
     """Writes a figure as PNG, whole or not at all; its folder is made where it is missing.
 

@@ -1,6 +1,8 @@
-"""A run's result as a small table of plain text."""
+"""Tables: a run's result as plain text, and tables of results as Markdown and HTML."""
 
-from typing import Any
+import html
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 _ROWS = (
     ("normal_accuracy", "NC"),
@@ -30,6 +32,51 @@ def result_table(result: dict[str, Any]) -> str:
         theirs = percent(paper[name]) if name in paper else "-"
         lines.append(f"{short:6}{percent(metrics[name]):>9}{interval:>20}{theirs:>9}")
     return "\n".join(lines)
+
+
+class Table(NamedTuple):
+    """A table of results.
+
+    Attributes:
+      title: what it shows, a phrase.
+      header: the columns' names.
+      rows: cells as text, as many as columns; `**bold**` stands for what the eye should find first.
+      note: what a reader must know to read it, one paragraph; "" for nothing.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+    def markdown(self) -> str:
+        """Returns the table as Markdown, its title in bold above, its note below."""
+        lines = [
+            f"**{self.title}**",
+            "",
+            f"| {' | '.join(self.header)} |",
+            f"|{'---|' * len(self.header)}",
+            *(f"| {' | '.join(row)} |" for row in self.rows),
+        ]
+        return "\n".join([*lines, "", self.note] if self.note else lines)
+
+    def html(self) -> str:
+        """Returns the table as HTML, whatever its cells hold escaped."""
+        rows = [_html_row(self.header, "th"), *(_html_row(row, "td") for row in self.rows)]
+        caption = f"<caption>{html.escape(self.title)}</caption>"
+        note = f"<p class='note'>{html.escape(self.note)}</p>" if self.note else ""
+        return f"<table>{caption}{''.join(rows)}</table>{note}"
+
+
+def _html_row(cells: Sequence[str], tag: str) -> str:
+    return f"<tr>{''.join(f'<{tag}>{_html_cell(cell)}</{tag}>' for cell in cells)}</tr>"
+
+
+def _html_cell(cell: str) -> str:
+    text = html.escape(cell)
+    if text.startswith("**") and text.endswith("**") and len(text) > 4:
+        return f"<b>{text[2:-2]}</b>"
+    return text
 
 
 def percent(fraction: float) -> str:

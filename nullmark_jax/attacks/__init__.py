@@ -1,0 +1,1 @@
+"""What an attacker does to a finished model: params in, params out."""

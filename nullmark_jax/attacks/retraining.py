@@ -1,0 +1,230 @@
+"""An attacker goes on training a finished model, with a loss and an optimiser of their own choice.
+
+Most attacks of both papers are this, and differ in what is trained: a second watermark (piracy), the
+null embedding alone, clean images (fine-tuning), the owner's own pattern with another label (corruption).
+
+The attacker has some images of the task and knows everything but the owner's key and signature. They
+train the network as the owner would (`training.make_train_step`), from the owner's params.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from nullmark_jax import batches, incremental, losses, nullspace, optimizers, parallel, training
+from nullmark_jax.batches import Augmentation, Batch
+from nullmark_jax.embedding import Watermark
+from nullmark_jax.errors import InputError
+from nullmark_jax.models import ConvNet, Params
+from nullmark_jax.optimizers import Recipe
+
+_ACCELERATOR_STEPS = 50
+
+
+class Adversary(NamedTuple):
+    """How an attacker trains.
+
+    Attributes:
+      recipe: the optimiser.
+      steps: how many, >= 1.
+      cross_entropy: "logits" or "clipped" (`losses`).
+      batch_size: clean images a step; all of the attacker's where they have fewer.
+      inject_ratio: the share of a batch that gets a null and a true copy, in [0, 1].
+      true_weight: alpha.
+      null_weight: beta.
+      null_space: train in the null space of the new pattern (`nullspace`), as an owner may.
+      layers: the layers that are trained; the others stay as they are. Empty for all.
+      augmentation: of the images, as in `batches`.
+    """
+
+    recipe: Recipe
+    steps: int
+    cross_entropy: str = "logits"
+    batch_size: int = 128
+    inject_ratio: float = 0.5
+    true_weight: float = 1.0
+    null_weight: float = 1.0
+    null_space: bool = False
+    layers: tuple[str, ...] = ()
+    augmentation: Augmentation = batches.AS_IT_IS
+
+
+class Reached(NamedTuple):
+    """The model after some steps.
+
+    Attributes:
+      steps: how many.
+      params: the network's; not a number where the training diverged, which is a result too.
+      loss: the mean objective over the steps since the last such point.
+    """
+
+    steps: int
+    params: Params
+    loss: float
+
+
+Retrain = Callable[
+    [Params, np.ndarray, np.ndarray, Watermark, int, Sequence[int]], Iterator[Reached]
+]
+
+
+def make_retraining(model: ConvNet, adversary: Adversary, *, pattern_size: int) -> Retrain:
+    """Returns (params, images, labels, watermarks, seed, at) -> the model at each step count of `at`.
+
+    It is compiled once for all its calls with as many images and watermarks: a hundred pirates are a
+    hundred calls.
+
+    The arguments of the function returned:
+      params: the victim's, which are left as they are.
+      images: uint8 [N, H, W, C], the attacker's.
+      labels: int32 [N].
+      watermarks: a population (leading axis K >= 1) that the attacker embeds; with an inject ratio of
+        0 it has no influence.
+      seed: of the order of the images.
+      at: ascending step counts in [1, adversary.steps] at which to stop and look.
+
+    Args:
+      model: the network.
+      adversary: how the attacker trains.
+      pattern_size: n.
+
+    Raises:
+      InputError: no such optimiser, loss, layer or number of steps.
+    """
+    if adversary.steps < 1:
+        raise InputError(f"steps: {adversary.steps} must be at least 1; give say 390")
+    optimizer = only_layers(
+        optimizers.optimizer(adversary.recipe, adversary.steps), adversary.layers
+    )
+    project, on_copies = None, None
+    if adversary.null_space and adversary.inject_ratio:
+        project = nullspace.for_network(model, pattern_size=pattern_size)
+        on_copies = nullspace.hold_first_layer
+    step = training.make_train_step(
+        marked_logits=incremental.for_network(
+            model, pattern_size=pattern_size, on_copies=on_copies
+        ),
+        optimizer=optimizer,
+        cross_entropy=losses.cross_entropy(adversary.cross_entropy),
+        true_weight=adversary.true_weight,
+        null_weight=adversary.null_weight,
+        augmentation=adversary.augmentation,
+        average=parallel.average,
+        **({"project": project} if project else {}),
+    )
+    many = _ACCELERATOR_STEPS if parallel.on_accelerator() else 1
+    on_devices = training.on_devices(step, steps_per_dispatch=many)
+    projected = jax.jit(project) if project else lambda params, patterns: params
+
+    def retrain(
+        params: Params,
+        images: np.ndarray,
+        labels: np.ndarray,
+        watermarks: Watermark,
+        seed: int,
+        at: Sequence[int],
+    ) -> Iterator[Reached]:
+        _check_layers(params, adversary.layers)
+        plan = _plan(adversary, len(labels), len(watermarks.target_label), seed, at)
+        # Copied: training takes its state's memory.
+        state = training.init_state(jax.tree.map(jnp.copy, params), optimizer)
+        for epoch in training.fit(
+            state,
+            on_devices,
+            images,
+            labels,
+            watermarks,
+            plan=plan,
+            first_epoch=1,
+            epochs=len(at),
+            stop_where_diverged=False,
+        ):
+            # A copy again, as the next steps take the state's memory.
+            reached = jax.tree.map(
+                jnp.copy, projected(epoch.state.params, jnp.asarray(watermarks.pattern))
+            )
+            yield Reached(at[epoch.number - 1], reached, float(np.mean(epoch.metrics.loss)))
+
+    return retrain
+
+
+def only_layers(
+    optimizer: optax.GradientTransformation, layers: tuple[str, ...]
+) -> optax.GradientTransformation:
+    """Returns the optimiser of the named layers alone; of all where none is named."""
+    if not layers:
+        return optimizer
+
+    def labels(params: Params) -> Params:
+        return {
+            name: jax.tree.map(lambda _, name=name: "train" if name in layers else "keep", layer)
+            for name, layer in params.items()
+        }
+
+    return optax.partition({"train": optimizer, "keep": optax.set_to_zero()}, labels)
+
+
+def steps_of(epochs: int, *, images: int, batch_size: int) -> int:
+    """Returns the steps of so many epochs over so many images; the rest of each epoch is left out."""
+    return epochs * (images // min(batch_size, images))
+
+
+def choose_images(
+    images: np.ndarray, labels: np.ndarray, count: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns `count` of the images with their labels, drawn from `seed` without repetition.
+
+    The first k of a larger draw from the same seed are the draw of k.
+
+    Raises:
+      InputError: there are not so many.
+    """
+    if not 1 <= count <= len(labels):
+        raise InputError(
+            f"images: the attacker is to have {count} but the task has {len(labels)} training "
+            f"images; give 1 to {len(labels)}"
+        )
+    # As in `data.stratified_split`: raw output, which no version of NumPy changes.
+    order = np.argsort(np.random.PCG64(seed).random_raw(len(labels)), kind="stable")[:count]
+    return images[order], labels[order]
+
+
+def _plan(
+    adversary: Adversary, images: int, watermarks: int, seed: int, at: Sequence[int]
+) -> Callable[[int], Batch]:
+    """Returns part, from 1 -> its batches: those from one step count of `at` to the next."""
+    ends = list(at)
+    if not ends or ends != sorted(set(ends)) or ends[0] < 1 or ends[-1] > adversary.steps:
+        raise InputError(f"at: {ends} must ascend within 1 to {adversary.steps} steps")
+    size = min(adversary.batch_size, images)
+    each = images // size
+
+    def epoch(number: int) -> Batch:
+        return batches.epoch_batches(
+            seed,
+            number,
+            num_images=images,
+            batch_size=size,
+            marked=batches.marked_per_batch(adversary.inject_ratio, size),
+            num_watermarks=watermarks,
+            augmentation=adversary.augmentation,
+        )
+
+    def plan(part: int) -> Batch:
+        start, end = ([0, *ends])[part - 1 : part + 1]
+        epochs = [epoch(number) for number in range(start // each + 1, (end - 1) // each + 2)]
+        joined = jax.tree.map(lambda *arrays: np.concatenate(arrays), *epochs)
+        skipped = start // each * each
+        return jax.tree.map(lambda array: array[start - skipped : end - skipped], joined)
+
+    return plan
+
+
+def _check_layers(params: Params, layers: tuple[str, ...]) -> None:
+    for layer in layers:
+        if layer not in params:
+            raise InputError(f"layers: {layer!r} is none; take some of {', '.join(sorted(params))}")

@@ -1,0 +1,46 @@
+"""Where a result came from: the command, the commit, the versions, the machine."""
+
+import datetime
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import jax
+
+from nullmark_jax import parallel
+
+
+def describe(program: str) -> dict[str, Any]:
+    """Returns what a result depends on beside its config: code, command, versions, hardware.
+
+    Args:
+      program: the module that runs, "nullmark_jax.main" say.
+    """
+    device = jax.local_devices()[0]
+    return {
+        "command": " ".join(["python", "-m", program, *sys.argv[1:]]),
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "python": sys.version.split()[0],
+        "jax": jax.__version__,
+        "device": f"{parallel.device_count()} x {device.device_kind}",
+        "cpus": os.cpu_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def _commit() -> str:
+    """Returns the source tree's commit, "+" after it where this package differs; "" outside git."""
+    here = pathlib.Path(__file__).parent
+    try:
+        commit, changes = (
+            subprocess.run(
+                ["git", "-C", here, *command], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno", "."])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return commit + ("+" if changes else "")

@@ -1,0 +1,178 @@
+"""The attackers of the papers and of the grid: loss, optimiser, learning rate, data, by name."""
+
+from typing import NamedTuple
+
+import ml_collections
+
+from nullmark_jax import checks, losses, optimizers
+from nullmark_jax.attacks.retraining import Adversary
+from nullmark_jax.config import TASKS
+from nullmark_jax.errors import InputError
+from nullmark_jax.optimizers import Recipe
+
+# What an attacker may train with; "-tamed": warm-up, cosine decay and clipping, as an owner would.
+WAYS = ("sgd", "momentum", "adam", "adam-tamed", "adam-null-space")
+
+
+class Attacker(NamedTuple):
+    """One attacker of a grid.
+
+    Attributes:
+      way: one of `WAYS`.
+      cross_entropy: "logits" or "clipped".
+      learning_rate: the peak.
+      images: how many images of the task they have.
+    """
+
+    way: str
+    cross_entropy: str
+    learning_rate: float
+    images: int
+
+    @property
+    def name(self) -> str:
+        """A name for records and tables."""
+        return f"{self.cross_entropy}, {self.way}, {self.learning_rate:g}, {self.images} images"
+
+    def adversary(self, *, steps: int, batch_size: int, true_weight: float = 1.0) -> Adversary:
+        """Returns how they train, for so many steps."""
+        tamed = self.way in ("adam-tamed", "adam-null-space")
+        recipe = Recipe(
+            name=self.way.split("-")[0],
+            learning_rate=self.learning_rate,
+            schedule="cosine" if tamed else "constant",
+            warmup_steps=max(1, steps // 10) if tamed else 0,
+            clip_norm=1.0 if tamed else 0.0,
+        )
+        return Adversary(
+            recipe=recipe,
+            steps=steps,
+            cross_entropy=self.cross_entropy,
+            batch_size=batch_size,
+            true_weight=true_weight,
+            null_space=self.way == "adam-null-space",
+        )
+
+
+def grid_fields() -> ml_collections.ConfigDict:
+    """Returns a grid's config: all combinations are tried."""
+    config = ml_collections.ConfigDict()
+    config.cross_entropies = ("logits", "clipped")
+    config.ways = WAYS
+    config.learning_rates = (1e-3, 1e-4, 1e-5)
+    # Images as fractions of the training set, and the paper's number beside them.
+    config.fractions = (0.01, 1.0)
+    config.images = (5000,)
+    config.steps = 600
+    config.batch_size = 64
+    return config
+
+
+def grid(config: ml_collections.ConfigDict, training_images: int) -> list[Attacker]:
+    """Returns the attackers of a grid, the fewest images first."""
+    counts = {max(1, round(fraction * training_images)) for fraction in config.fractions}
+    counts |= set(config.images)
+    return [
+        Attacker(way, cross_entropy, rate, count)
+        for count in sorted(counts)
+        for cross_entropy in config.cross_entropies
+        for way in config.ways
+        for rate in config.learning_rates
+    ]
+
+
+def check_grid(name: str, config: ml_collections.ConfigDict) -> None:
+    """Raises InputError where a grid's field is out of range."""
+    for field in ("cross_entropies", "ways", "learning_rates"):
+        if not len(config[field]):
+            raise InputError(f"{name}.{field}: is empty; give one at least")
+    if not len(config.fractions) + len(config.images):
+        raise InputError(f"{name}.fractions, {name}.images: are empty; give one of the two")
+    for each in config.cross_entropies:
+        losses.cross_entropy(each)
+    for each in config.ways:
+        if each not in WAYS:
+            raise InputError(
+                f"{name}.ways: {checks.shown(each)} is none; take some of {', '.join(WAYS)}"
+            )
+    for rate in config.learning_rates:
+        if checks.real(f"{name}.learning_rates", rate) <= 0:
+            raise InputError(f"{name}.learning_rates: {rate} must be above 0; give say 0.001")
+    for fraction in config.fractions:
+        if not 0 < checks.real(f"{name}.fractions", fraction) <= 1:
+            raise InputError(f"{name}.fractions: {fraction} is out of range; give one in (0, 1]")
+    for count in config.images:
+        checks.integer(f"{name}.images", count, 1, 10**9)
+    checks.integer(f"{name}.steps", config.steps, 1, 10**7)
+    checks.integer(f"{name}.batch_size", config.batch_size, 1, 10**6)
+
+
+def paper_fields() -> ml_collections.ConfigDict:
+    """Returns the config of a paper's own attacker, who goes on with the owner's training."""
+    config = ml_collections.ConfigDict()
+    config.cross_entropy = "logits"
+    config.optimizer = ml_collections.ConfigDict(Recipe("sgd", 1e-3)._asdict())
+    config.epochs = 10
+    config.images = 5000
+    config.batch_size = 128
+    config.inject_ratio = 0.5
+    return config
+
+
+def check_paper(name: str, config: ml_collections.ConfigDict) -> None:
+    """Raises InputError where a paper attacker's field is out of range."""
+    losses.cross_entropy(config.cross_entropy)
+    optimizers.check_recipe(Recipe(**config.optimizer.to_dict()))
+    for field, high in (("epochs", 10**6), ("images", 10**9), ("batch_size", 10**6)):
+        checks.integer(f"{name}.{field}", config[field], 1, high)
+    ratio = checks.real(f"{name}.inject_ratio", config.inject_ratio)
+    if not 0 <= ratio <= 1:
+        raise InputError(f"{name}.inject_ratio: {ratio} is out of range; give one in [0, 1]")
+
+
+def paper_adversary(config: ml_collections.ConfigDict, steps: int) -> Adversary:
+    """Returns how a paper's attacker trains."""
+    return Adversary(
+        recipe=Recipe(**config.optimizer.to_dict()),
+        steps=steps,
+        cross_entropy=config.cross_entropy,
+        batch_size=config.batch_size,
+        inject_ratio=config.inject_ratio,
+    )
+
+
+# Later paper, Table 14: the optimiser of each task at the last learning rate of the owner's training,
+# lr / (1 + decay * steps) where it decays; injection ratio; epochs of a piracy attack (section 7.2).
+_LAST: dict[str, tuple[str, float, float, int]] = {
+    "digit": ("sgd", 1e-3, 0.5, 10),
+    "face": ("adam", 1e-3, 0.5, 1),
+    # 0.02 and 2e-5 over 120 epochs of 306 steps.
+    "traffic": ("sgd", 0.0115, 0.1, 25),
+    # 0.05 and 1e-4 over 500 epochs of 390 steps.
+    "object": ("sgd", 0.00244, 0.1, 10),
+}
+_LAST["quickstart"] = _LAST["digit"]
+
+
+def set_paper_attacker(config: ml_collections.ConfigDict, task: str) -> None:
+    """Makes `paper_fields` those of the later paper's piracy attack on a task."""
+    name, rate, ratio, epochs = _LAST[task]
+    config.optimizer.name = name
+    config.optimizer.learning_rate = rate
+    config.inject_ratio = ratio
+    config.epochs = epochs
+
+
+def choose_task(argument: str | None) -> tuple[str, bool]:
+    """Returns the task of a config's argument TASK or TASK,smoke and whether it is the smoke run.
+
+    Raises:
+      InputError: there is no such task, or something else stands behind it.
+    """
+    task, _, rest = (argument or "").partition(",")
+    if task not in TASKS or rest not in ("", "smoke"):
+        raise InputError(
+            f"--config: {checks.shown(argument)} is no task of an attack; take FILE.py:TASK or "
+            f"FILE.py:TASK,smoke with TASK one of {', '.join(TASKS)}"
+        )
+    return task, rest == "smoke"

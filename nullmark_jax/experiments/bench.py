@@ -1,0 +1,118 @@
+"""A victim ready to be attacked: its accuracies measured, and what was compiled for it kept."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from nullmark_jax.attacks import retraining
+from nullmark_jax.attacks.retraining import Adversary, Retrain
+from nullmark_jax.embedding import Watermark
+from nullmark_jax.errors import InputError
+from nullmark_jax.experiments.measuring import Measure, Record, finite, make_measure
+from nullmark_jax.experiments.victim import Victim
+from nullmark_jax.models import Params
+
+# A curve has many points, each measured on at most so many test images.
+CURVE_IMAGES = 2000
+
+
+class Outcome(NamedTuple):
+    """What an attack left.
+
+    Attributes:
+      params: the model's.
+      record: its accuracies on all test images, `loss` of the last steps, `finite`.
+      curve: accuracies on fewer images at each step count, the first 0; empty where none was asked.
+    """
+
+    params: Params
+    record: Record
+    curve: list[Record]
+
+
+class Bench:
+    """A victim, and how it is attacked and measured.
+
+    Args:
+      victim: the model.
+      test_images: that accuracies are measured on; 0 for all.
+    """
+
+    def __init__(self, victim: Victim, test_images: int = 0) -> None:
+        self.victim = victim
+        self.measure: Measure = make_measure(victim, test_images=test_images)
+        few = min(CURVE_IMAGES, test_images or CURVE_IMAGES, len(victim.splits.test))
+        self.measure_curve: Measure = make_measure(victim, test_images=few)
+        self._retrain = cache(self._make_retrain)
+
+    def _make_retrain(self, adversary: Adversary) -> Retrain:
+        return retraining.make_retraining(
+            self.victim.model, adversary, pattern_size=self.victim.pattern_size
+        )
+
+    @property
+    def owner(self) -> Watermark:
+        """The owner's watermarks, a population."""
+        if self.victim.watermarks is None:
+            raise InputError(f"--victim: {self.victim.name} has no watermark; give one that has")
+        return self.victim.watermarks
+
+    def pirate(self, seed: int) -> Watermark:
+        """Returns a random watermark of somebody else's, a population of one."""
+        return self.victim.foreign(seed, 1)
+
+    def images(self, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns `count` training images with their labels, as an attacker may have them."""
+        train = self.victim.splits.train
+        return retraining.choose_images(train.images, train.labels, count, seed)
+
+    def attack(
+        self,
+        adversary: Adversary,
+        *,
+        images: int,
+        seed: int,
+        embedded: Watermark | None = None,
+        marks: dict[str, Watermark],
+        params: Params | None = None,
+        points: int = 1,
+    ) -> Outcome:
+        """Trains a model on, and measures it.
+
+        Args:
+          adversary: how.
+          images: how many the attacker has.
+          seed: of which they are, and of their order.
+          embedded: the watermarks embedded, a population; None where only clean images are used.
+          marks: the watermarks measured, by name.
+          params: the model's; None for the victim's.
+          points: of the curve, equally spaced; 1 for no curve.
+        """
+        start = self.victim.params if params is None else params
+        at = points_of(adversary.steps, points)
+        own = self.images(images, seed)
+        # Of clean images only, the step still wants a population, of which nothing is used.
+        population = embedded if embedded is not None else self.victim.foreign(0, 1)
+        curve: list[Record] = []
+        if points > 1:
+            curve.append({"steps": 0, **self.measure_curve(start, **marks)})
+        for reached in self._retrain(adversary)(start, *own, population, seed, at):
+            if points > 1:
+                curve.append(
+                    {"steps": reached.steps, **self.measure_curve(reached.params, **marks)}
+                )
+        record = {
+            "seed": seed,
+            "loss": finite(reached.loss),
+            "finite": all(bool(np.isfinite(x).all()) for x in jax.tree.leaves(reached.params)),
+            **self.measure(reached.params, **marks),
+        }
+        return Outcome(reached.params, record, curve)
+
+
+def points_of(steps: int, points: int) -> Sequence[int]:
+    """Returns up to `points` step counts, equally spaced, the last one `steps`."""
+    return sorted({max(1, steps * i // points) for i in range(1, points + 1)})

@@ -1,0 +1,157 @@
+"""What every experiment's program shares: victims and config in, a run folder out."""
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import ml_collections
+from absl import flags
+from matplotlib.figure import Figure
+
+from nullmark_jax import checks, environment, files, process, program
+from nullmark_jax import config as configs
+from nullmark_jax.errors import InputError
+from nullmark_jax.experiments.journal import Journal
+from nullmark_jax.experiments.victim import Victim, load_victims
+from nullmark_jax.folder import claim_folder, to_json
+from nullmark_jax.reports import figures, page
+from nullmark_jax.reports.table import Table
+
+Metrics = dict[str, Any]
+Result = dict[str, Any]
+
+
+class Experiment(NamedTuple):
+    """An experiment: all that its program, its report and the book of results need.
+
+    Attributes:
+      name: its module's and its config's.
+      title: for readers.
+      lead: what is measured, for readers, a paragraph.
+      default: () -> its config with every field; `base` makes the common ones.
+      check: raises InputError where a field of its own is out of range.
+      measure: (config, victims, journal) -> result.json's metrics.
+      tables: what result.json holds -> tables.
+      draw: likewise -> figures by name.
+      captions: by name of a figure, what it shows.
+      free: whether watermark-free models are victims, too.
+    """
+
+    name: str
+    title: str
+    lead: str
+    default: Callable[[], ml_collections.ConfigDict]
+    check: Callable[[ml_collections.ConfigDict], None]
+    measure: Callable[[ml_collections.ConfigDict, list[Victim], Journal], Metrics]
+    tables: Callable[[Result], Sequence[Table]]
+    draw: Callable[[Result], Mapping[str, Figure]]
+    captions: Mapping[str, str]
+    free: bool = False
+
+
+def base() -> ml_collections.ConfigDict:
+    """Returns the fields that every experiment's config has."""
+    config = ml_collections.ConfigDict()
+    config.task = ""
+    # Of the attackers' images, watermarks and orders.
+    config.seed = 0
+    # Where the victims' data are now; "" for where their runs had them.
+    config.data_path = ""
+    # Test images that accuracies are measured on; 0 for all.
+    config.test_images = 0
+    # What the papers print, for the tables beside ours.
+    config.paper = ml_collections.ConfigDict()
+    return config
+
+
+def run(
+    experiment: Experiment,
+    config: ml_collections.ConfigDict,
+    folders: list[str],
+    workdir: pathlib.Path,
+) -> Result:
+    """Runs an experiment, or goes on with an interrupted one; writes its run folder.
+
+    Returns:
+      What result.json holds.
+
+    Raises:
+      InputError: the config, a victim or the folder cannot be used; nothing was measured.
+    """
+    configs.check_fields(config, experiment.default(), "config")
+    if config.task not in configs.TASKS:
+        raise InputError(
+            f"config.task: {checks.shown(config.task)} is none; "
+            f"take one of {', '.join(configs.TASKS)}"
+        )
+    checks.integer("config.seed", config.seed, 0, 2**31 - 1)
+    checks.integer("config.test_images", config.test_images, 0, 10**9)
+    experiment.check(config)
+    process.prepare()
+    victims = load_victims(
+        folders, task=config.task, data_path=config.data_path, free=experiment.free
+    )
+    # What the folder is of: the config and the very models.
+    stated = ml_collections.ConfigDict(config.to_dict())
+    stated.experiment = experiment.name
+    stated.victims = [{"name": each.name, "model_sha256": each.sha256} for each in victims]
+    claim_folder(workdir, stated)
+    where = environment.describe(f"nullmark_jax.experiments.{experiment.name}")
+    journal = Journal(workdir)
+    metrics = experiment.measure(config, victims, journal)
+    metrics["victims"] = [
+        {"name": each.name, "seed": each.config.seed, "model_sha256": each.sha256}
+        for each in victims
+    ]
+    result = {
+        "experiment": experiment.name,
+        "task": config.task,
+        "seed": config.seed,
+        "metrics": metrics,
+        "paper": config.paper.to_dict(),
+        "environment": where,
+        "seconds": round(journal.seconds, 1),
+    }
+    for name, figure in experiment.draw(result).items():
+        figures.save(figure, workdir / "figures" / f"{name}.png")
+    files.write_whole(workdir / "result.json", to_json(result))
+    page.write_page(
+        workdir,
+        title=f"{experiment.title}: {config.task}",
+        lead=experiment.lead,
+        tables=experiment.tables(result),
+        captions=experiment.captions,
+        result=result,
+    )
+    return result
+
+
+def main(experiment: Experiment, argv: list[str]) -> int:
+    """Runs an experiment's program on a command line, its name first; returns the exit status."""
+    flag_values = flags.FlagValues()
+    program.define_config(
+        flag_values, argv, f"configs/attacks/{experiment.name}.py:TASK or :TASK,smoke."
+    )
+    flags.DEFINE_multi_string(
+        "victim",
+        [],
+        "A run folder of the main program; may be given again.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        f"runs/{experiment.name}-TASK where none is given.",
+        flag_values=flag_values,
+    )
+
+    def body(flag_values: flags.FlagValues) -> int:
+        config = flag_values.config
+        workdir = flag_values.workdir or f"runs/{experiment.name}-{config.get('task', '')}"
+        result = run(experiment, config, list(flag_values.victim), pathlib.Path(workdir))
+        for table in experiment.tables(result):
+            print(table.markdown(), end="\n\n")
+        print(f"the run is in {workdir}; open its report.html")
+        return 0
+
+    return program.run(body, flag_values, argv, f"{experiment.title}. {experiment.lead}")

@@ -1,0 +1,78 @@
+"""An experiment's measurements, each made once: an interrupted experiment goes on with the next.
+
+records.jsonl holds a line for each measurement that is done. A measurement depends on the config,
+the victims and its own name alone, so that a resumed experiment's results equal an unbroken one's.
+"""
+
+import json
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from nullmark_jax import checks, files
+from nullmark_jax.errors import InputError
+from nullmark_jax.progress import Progress
+
+_LARGEST = 2**30
+
+
+class Journal:
+    """The measurements of one experiment's folder.
+
+    Args:
+      folder: where records.jsonl is, or will be.
+
+    Raises:
+      InputError: records.jsonl cannot be read, or was damaged.
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._path = folder / "records.jsonl"
+        self._lines: dict[str, dict[str, Any]] = {}
+        if self._path.exists():
+            for line in files.read_bounded(self._path, _LARGEST).splitlines():
+                self._add(line)
+
+    def _add(self, line: bytes) -> None:
+        try:
+            entry = checks.json_object(line)
+            name, seconds = checks.text("name", entry["name"]), checks.real("s", entry["seconds"])
+            if not isinstance(entry["record"], dict):
+                raise InputError("holds no record")
+        except (InputError, KeyError) as error:
+            raise InputError(
+                f"{self._path}: was damaged; delete it to measure all again"
+            ) from error
+        self._lines[name] = {"name": name, "seconds": seconds, "record": entry["record"]}
+
+    @property
+    def seconds(self) -> float:
+        """What all measurements took, over all starts."""
+        return sum(line["seconds"] for line in self._lines.values())
+
+    def run(
+        self, measurements: dict[str, Callable[[], dict[str, Any]]]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yields each measurement's name and record, in order, measured now where there is none yet.
+
+        Args:
+          measurements: by name, functions that return a record: what JSON can hold, floats finite.
+        """
+        done = sum(name in self._lines for name in measurements)
+        with Progress(total=len(measurements), done=done, unit="measurement") as progress:
+            for name, measure in measurements.items():
+                if name not in self._lines:
+                    started = time.monotonic()
+                    record = measure()
+                    seconds = round(time.monotonic() - started, 2)
+                    line = json.dumps({"name": name, "seconds": seconds, "record": record})
+                    self._add(line.encode())
+                    self._write()
+                    progress.advance(1)
+                    progress.say(f"{name}: {seconds:.1f} s")
+                yield name, self._lines[name]["record"]
+
+    def _write(self) -> None:
+        text = "".join(json.dumps(line) + "\n" for line in self._lines.values())
+        files.write_whole(self._path, text.encode())

@@ -1,0 +1,107 @@
+"""A model's accuracies as an experiment records them: the owner's watermark, and another's beside it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from nullmark_jax import checks, evaluation, models, verification
+from nullmark_jax.data import Dataset
+from nullmark_jax.embedding import Watermark
+from nullmark_jax.errors import InputError
+from nullmark_jax.experiments.victim import Victim
+from nullmark_jax.metrics import Counts
+from nullmark_jax.models import Params
+
+Record = dict[str, Any]
+Measure = Callable[..., Record]
+
+
+def make_measure(victim: Victim, *, test_images: int = 0) -> Measure:
+    """Returns (params, **watermarks) -> record, on the victim's test images.
+
+    The watermarks are single ones or populations by name, "owner" say. The record has
+    `normal_accuracy` and by each name `null`, `true`, `agreement` and `wm`, fractions, for watermark 0
+    of the population.
+
+    Args:
+      victim: whose network, scheme and data.
+      test_images: how many, evenly spaced; 0 for all.
+    """
+    dataset = limited(victim.splits.test, test_images)
+    evaluate = evaluation.make_evaluator(models.apply_fn(victim.model), dataset)
+
+    def measure(params: Params, **watermarks: Watermark) -> Record:
+        firsts = [jax.tree.map(lambda leaf: np.asarray(leaf)[:1], w) for w in watermarks.values()]
+        population = jax.tree.map(lambda *leaves: np.concatenate(leaves), *firsts)
+        counts = evaluate(params, population)
+        record: Record = {
+            "images": int(counts.images[0]),
+            "normal_accuracy": float(counts.normal_accuracy[0]),
+        }
+        for index, name in enumerate(watermarks):
+            one = jax.tree.map(lambda field, i=index: field[i], counts)
+            record[name] = accuracies(one, victim.scheme)
+        return record
+
+    return measure
+
+
+def accuracies(counts: Counts, scheme: str) -> dict[str, float]:
+    """Returns one watermark's null and true accuracy, null agreement and WM, fractions."""
+    null, true = float(counts.null_accuracy), float(counts.true_accuracy)
+    agreement = float(counts.null_agreement)
+    wm = min(true, agreement if scheme == "wonder-filter" else null)
+    return {"null": null, "true": true, "agreement": agreement, "wm": wm}
+
+
+def passes(record: dict[str, float], victim: Victim, threshold: float | None = None) -> bool:
+    """Returns whether a watermark's record would verify, at the victim's own T or another."""
+    at = victim.config.watermark.threshold if threshold is None else threshold
+    return verification.passes(record["wm"], at, scheme=victim.scheme)
+
+
+def limited(dataset: Dataset, count: int) -> Dataset:
+    """Returns `count` images of a data set, evenly spaced; all where count is 0.
+
+    Raises:
+      InputError: there are fewer.
+    """
+    if not count:
+        return dataset
+    checks.integer("config.test_images", count, 1, len(dataset), remedy=", or 0 for all")
+    return dataset.take(np.arange(count) * len(dataset) // count)
+
+
+def finite(value: float) -> float | None:
+    """Returns a float as JSON can hold it: None where it is not finite."""
+    return value if np.isfinite(value) else None
+
+
+def mean(records: list[Record], *names: str) -> float:
+    """Returns the mean of a field, given by the names that lead to it, over records."""
+    return float(np.mean([_field(record, names) for record in records]))
+
+
+def spread(records: list[Record], *names: str) -> tuple[float, float]:
+    """Returns the lowest and the highest of a field over records."""
+    values = [_field(record, names) for record in records]
+    return min(values), max(values)
+
+
+def _field(record: Record, names: tuple[str, ...]) -> float:
+    value: Any = record
+    for name in names:
+        value = value[name]
+    return value
+
+
+def check_images(victim: Victim, *counts: int) -> None:
+    """Raises InputError where the attacker is to have more images than the task has."""
+    for count in counts:
+        if not 1 <= count <= len(victim.splits.train):
+            raise InputError(
+                f"config: the attacker is to have {count} images but {victim.name} has "
+                f"{len(victim.splits.train)} training images; give at most so many"
+            )

@@ -1,0 +1,338 @@
+"""Piracy: a second watermark in a watermarked model.
+
+    python -m nullmark_jax.experiments.piracy --config=configs/attacks/piracy.py:TASK --victim=RUN \\
+        [--victim=RUN ...] --workdir=OUT
+
+Later paper, Table 3 and Figure 4; earlier paper, Table V and Figure 7; then a grid of attackers that
+choose loss, optimiser, learning rate and data, and its strongest one on fresh pirate watermarks.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+from matplotlib.figure import Figure
+
+from nullmark_jax import checks
+from nullmark_jax.attacks import retraining
+from nullmark_jax.attacks.retraining import Adversary
+from nullmark_jax.experiments import attackers, experiment
+from nullmark_jax.experiments.attackers import Attacker
+from nullmark_jax.experiments.bench import Bench
+from nullmark_jax.experiments.experiment import Experiment, Metrics, Result
+from nullmark_jax.experiments.journal import Journal
+from nullmark_jax.experiments.measuring import (
+    Record,
+    check_images,
+    mean,
+    passes,
+    spread,
+)
+from nullmark_jax.experiments.victim import Victim
+from nullmark_jax.reports import curves
+from nullmark_jax.reports.table import Table, percent
+
+_PAPERS = ("later", "earlier")
+# What config.paper holds of Table 3, and after "earlier_" of Table V.
+PRINTED = ("normal_accuracy", "owner_null", "owner_true", "pirate_null", "pirate_true")
+
+
+def default() -> ml_collections.ConfigDict:
+    """Returns the config with every field."""
+    config = experiment.base()
+    for name, pirates in zip(_PAPERS, (100, 1), strict=True):
+        config[name] = attackers.paper_fields()
+        # Random pirate watermarks on each victim; the first one's curve is drawn.
+        config[name].pirates = pirates
+    config.grid = attackers.grid_fields()
+    # Fresh pirates on each victim for the grid's strongest attacker.
+    config.strongest_pirates = 10
+    return config
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError where a field is out of range."""
+    for name in _PAPERS:
+        attackers.check_paper(f"config.{name}", config[name])
+        checks.integer(f"config.{name}.pirates", config[name].pirates, 1, 10**4)
+    attackers.check_grid("config.grid", config.grid)
+    checks.integer("config.strongest_pirates", config.strongest_pirates, 1, 10**4)
+
+
+def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: Journal) -> Metrics:
+    """Returns the metrics: by paper the pirates, the grid, its strongest attacker's pirates."""
+    first = victims[0]
+    grid = attackers.grid(config.grid, len(first.splits.train))
+    for victim in victims:
+        wanted = [config[name].images for name in _PAPERS] + [each.images for each in grid]
+        check_images(victim, *wanted)
+    benches = [Bench(victim, config.test_images) for victim in victims]
+    metrics: Metrics = {"before": {}, "threshold": first.config.watermark.threshold}
+    planned: dict[str, Callable[[], Record]] = {}
+    for v, bench in enumerate(benches):
+        planned[f"before/{bench.victim.name}"] = _before(bench)
+        for name in _PAPERS:
+            for pirate in range(config[name].pirates):
+                seed = config.seed + 10_000 * v + pirate
+                planned[f"{name}/{bench.victim.name}/{pirate}"] = _paper_pirate(
+                    bench, config[name], seed, curve=pirate == 0
+                )
+    for attacker in grid:
+        planned[f"grid/{attacker.name}"] = _grid_pirate(
+            benches[0], attacker, config, seed=config.seed + 5_000
+        )
+    records = dict(journal.run(planned))
+    metrics["before"] = {
+        bench.victim.name: records[f"before/{bench.victim.name}"] for bench in benches
+    }
+    for name in _PAPERS:
+        metrics[name] = {
+            "attacker": _describe(config[name]),
+            "pirates": [r for key, r in records.items() if key.startswith(f"{name}/")],
+        }
+    tried = [{**each._asdict(), **records[f"grid/{each.name}"], "name": each.name} for each in grid]
+    best = strongest(tried, first.scheme, metrics["threshold"])
+    attacker = grid[tried.index(best)]
+    fresh = {
+        f"strongest/{bench.victim.name}/{pirate}": _grid_pirate(
+            bench,
+            attacker,
+            config,
+            seed=config.seed + 6_000 + 10_000 * v + pirate,
+            curve=pirate == 0,
+        )
+        for v, bench in enumerate(benches)
+        for pirate in range(config.strongest_pirates)
+    }
+    pirates = [record for _, record in journal.run(fresh)]
+    metrics["grid"] = {
+        "steps": config.grid.steps,
+        "batch_size": config.grid.batch_size,
+        "attackers": tried,
+    }
+    metrics["strongest"] = {"attacker": attacker.name, "pirates": pirates}
+    for part in (metrics["later"], metrics["earlier"], metrics["strongest"]):
+        part["verified"] = sum(passes(each["pirate"], first) for each in part["pirates"])
+        part["owner_verified"] = sum(passes(each["owner"], first) for each in part["pirates"])
+    return metrics
+
+
+def strongest(tried: list[Record], scheme: str, threshold: float) -> Record:
+    """Returns the attack that keeps the highest NC of those whose pirate watermark verifies.
+
+    Where none verifies, the one with the highest pirate WM.
+    """
+    through = [each for each in tried if _verifies(each["pirate"]["wm"], scheme, threshold)]
+    if through:
+        return max(through, key=lambda each: each["normal_accuracy"])
+    return max(tried, key=lambda each: each["pirate"]["wm"])
+
+
+def _verifies(wm: float, scheme: str, threshold: float) -> bool:
+    return wm >= threshold if scheme == "wonder-filter" else wm > threshold
+
+
+def _before(bench: Bench) -> Callable[[], Record]:
+    """Measures the victim as it is, with a pirate's watermark that nobody embedded."""
+    return lambda: bench.measure(bench.victim.params, owner=bench.owner, pirate=bench.pirate(0))
+
+
+def _pirate(
+    bench: Bench, adversary: Adversary, images: int, seed: int, *, points: int
+) -> Callable[[], Record]:
+    def attack() -> Record:
+        pirate = bench.pirate(seed)
+        outcome = bench.attack(
+            adversary,
+            images=images,
+            seed=seed,
+            embedded=pirate,
+            marks={"owner": bench.owner, "pirate": pirate},
+            points=points,
+        )
+        return outcome.record | ({"curve": outcome.curve} if outcome.curve else {})
+
+    return attack
+
+
+def _paper_pirate(
+    bench: Bench, config: ml_collections.ConfigDict, seed: int, *, curve: bool
+) -> Callable[[], Record]:
+    steps = retraining.steps_of(config.epochs, images=config.images, batch_size=config.batch_size)
+    adversary = attackers.paper_adversary(config, steps)
+    points = min(config.epochs, 25) if curve else 1
+    return _pirate(bench, adversary, config.images, seed, points=points)
+
+
+def _grid_pirate(
+    bench: Bench,
+    attacker: Attacker,
+    config: ml_collections.ConfigDict,
+    *,
+    seed: int,
+    curve: bool = False,
+) -> Callable[[], Record]:
+    adversary = attacker.adversary(steps=config.grid.steps, batch_size=config.grid.batch_size)
+    return _pirate(bench, adversary, attacker.images, seed, points=20 if curve else 1)
+
+
+def _describe(config: ml_collections.ConfigDict) -> str:
+    optimizer = config.optimizer
+    return (
+        f"{config.cross_entropy}, {optimizer.name} {optimizer.learning_rate:g}, {config.images} "
+        f"images, {config.epochs} epochs"
+    )
+
+
+# For readers.
+
+
+def tables(result: Result) -> list[Table]:
+    """Returns the papers' attackers beside the strongest, and the grid."""
+    metrics, paper = result["metrics"], result["paper"]
+    threshold = metrics["threshold"]
+    rows = []
+    before = list(metrics["before"].values())
+    rows.append(["before any attack", str(len(before)), *_accuracies(before), "", ""])
+    for name, prefix in (("later", ""), ("earlier", "earlier_")):
+        part = metrics[name]
+        rows.append(_pirates_row(f"{name} paper's: {part['attacker']}", part))
+        printed = [paper.get(f"{prefix}{each}") for each in PRINTED]
+        if None not in printed:
+            rows.append([f"as the {name} paper has it", "", *map(percent, printed), "", ""])
+    rows.append(
+        _pirates_row(f"strongest: {metrics['strongest']['attacker']}", metrics["strongest"])
+    )
+    summary = Table(
+        "Before and after piracy, %: mean (lowest to highest)",
+        (
+            "attacker",
+            "models",
+            "NC",
+            "owner null",
+            "owner true",
+            "pirate null",
+            "pirate true",
+            "pirate verified",
+            "owner verified",
+        ),
+        rows,
+        f"Verified: WM above {percent(threshold)}% of the test images. The strongest attacker is that "
+        "of the grid below with the highest NC among those whose pirate verifies; its pirates here "
+        "are others than the grid's. A model that the attack made not a number answers class 0.",
+    )
+    grid = metrics["grid"]
+    best = metrics["strongest"]["attacker"]
+    tried = [
+        [
+            f"**{each['name']}**" if each["name"] == best else each["name"],
+            percent(each["normal_accuracy"]),
+            *(percent(each[who][part]) for who in ("pirate", "owner") for part in ("null", "true")),
+            percent(each["pirate"]["wm"]),
+            "" if each["finite"] else "not a number",
+        ]
+        for each in sorted(grid["attackers"], key=lambda each: -each["pirate"]["wm"])
+    ]
+    return [
+        summary,
+        Table(
+            f"The grid: one pirate watermark, {grid['steps']} steps of {grid['batch_size']} images, %",
+            (
+                "attacker",
+                "NC",
+                "pirate null",
+                "pirate true",
+                "owner null",
+                "owner true",
+                "pirate WM",
+                "",
+            ),
+            tried,
+            "-tamed: warm-up over a tenth of the steps, cosine decay, gradients clipped to norm 1; "
+            "adam-null-space: that, and the second convolution trained in the null space of the "
+            "pirate's pattern. The other ways: constant rate, no clipping.",
+        ),
+    ]
+
+
+def _accuracies(records: list[Record]) -> list[str]:
+    return [
+        _mean_and_spread(records, *names)
+        for names in (
+            ("normal_accuracy",),
+            ("owner", "null"),
+            ("owner", "true"),
+            ("pirate", "null"),
+            ("pirate", "true"),
+        )
+    ]
+
+
+def _mean_and_spread(records: list[Record], *names: str) -> str:
+    low, high = spread(records, *names)
+    return f"{percent(mean(records, *names))} ({percent(low)} to {percent(high)})"
+
+
+def _pirates_row(title: str, part: dict[str, Any]) -> list[str]:
+    pirates = part["pirates"]
+    return [
+        title,
+        str(len(pirates)),
+        *_accuracies(pirates),
+        f"{part['verified']} of {len(pirates)}",
+        f"{part['owner_verified']} of {len(pirates)}",
+    ]
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """Returns Figure 4 (the later paper's attacker), Figure 7 (the earlier's), and the strongest's."""
+    metrics = result["metrics"]
+    drawn = {}
+    for name, title in (
+        ("later", "the later paper's attacker"),
+        ("earlier", "the earlier paper's attacker"),
+        ("strongest", metrics["strongest"]["attacker"]),
+    ):
+        curve = next(each["curve"] for each in metrics[name]["pirates"] if "curve" in each)
+        drawn[f"piracy-{name}"] = curves.curves_figure(
+            curve,
+            x=("steps", "training steps"),
+            lines=(
+                curves.Line("NC", ("normal_accuracy",)),
+                curves.Line("owner WM", ("owner", "wm")),
+                curves.Line("pirate WM", ("pirate", "wm")),
+                curves.Line("pirate null", ("pirate", "null")),
+            ),
+            title=title,
+            threshold=metrics["threshold"],
+        )
+    return drawn
+
+
+EXPERIMENT = Experiment(
+    name="piracy",
+    title="Piracy",
+    lead="A pirate trains a second watermark into a watermarked model. The papers say that this breaks "
+    "the model (the later one) or does not move it (the earlier one); here their attackers stand "
+    "beside ones that choose another loss, optimiser or learning rate.",
+    default=default,
+    check=check,
+    measure=measure,
+    tables=tables,
+    draw=draw,
+    captions={
+        "piracy-later": "The later paper's attacker, as its Figure 4: one pirate on the first victim.",
+        "piracy-earlier": "The earlier paper's attacker, as its Figure 7.",
+        "piracy-strongest": "The strongest attacker of the grid.",
+    },
+)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program on a command line, its name first; returns the exit status."""
+    return experiment.main(EXPERIMENT, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

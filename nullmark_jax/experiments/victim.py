@@ -1,0 +1,187 @@
+"""The finished models that experiments attack: run folders of the main program, read again."""
+
+import json
+import pathlib
+from typing import NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from nullmark_jax import checks, claim, data, files, models, transform
+from nullmark_jax import config as configs
+from nullmark_jax.data import Splits
+from nullmark_jax.embedding import Watermark
+from nullmark_jax.errors import InputError
+from nullmark_jax.models import ConvNet, Params
+
+_LARGEST = 2**26
+
+
+class Victim(NamedTuple):
+    """A finished model, its data and its owner's watermarks.
+
+    Attributes:
+      name: of its run folder.
+      config: of its run.
+      model: its network.
+      params: its parameters, as the model file has them.
+      watermarks: the owner's 0..K-1, a population; None of a watermark-free model.
+      splits: the task's data, divided as for the run.
+      sha256: the model file's digest, hexadecimal.
+    """
+
+    name: str
+    config: ml_collections.ConfigDict
+    model: ConvNet
+    params: Params
+    watermarks: Watermark | None
+    splits: Splits
+    sha256: str
+
+    @property
+    def scheme(self) -> str:
+        """Whose tests its watermarks are held to."""
+        return self.config.watermark.scheme
+
+    @property
+    def pattern_size(self) -> int:
+        """n."""
+        return self.config.watermark.pattern_size
+
+    def foreign(self, seed: int, count: int) -> Watermark:
+        """Returns a population of `count` random watermarks of this task, as others would have."""
+        height, width, _ = self.config.data.input_shape
+        return transform.random_watermarks(
+            seed,
+            count,
+            height=height,
+            width=width,
+            num_classes=self.config.data.num_classes,
+            pattern_size=self.pattern_size,
+            extreme_value=self.config.watermark.extreme_value,
+            scheme=self.scheme,
+        )
+
+
+def load_victims(
+    folders: list[str], *, task: str, data_path: str = "", free: bool = False
+) -> list[Victim]:
+    """Reads run folders.
+
+    Args:
+      folders: one or more.
+      task: what all of them must be of.
+      data_path: where the task's data are now; "" for where each run had them.
+      free: whether watermark-free models will do, too.
+
+    Raises:
+      InputError: a folder holds no finished run, one of another task, one not verified, a damaged
+        file, or a watermark-free model where that will not do; two folders hold one model.
+    """
+    if not folders:
+        raise InputError("--victim: none is given; give the run folder of a finished training")
+    shared: dict[str, Splits] = {}
+    victims = [_load(pathlib.Path(each), task, data_path, free, shared) for each in folders]
+    digests = [victim.sha256 for victim in victims]
+    if len(set(digests)) < len(digests):
+        raise InputError(f"--victim: {', '.join(folders)}: two hold the same model; give each once")
+    return victims
+
+
+def _load(
+    folder: pathlib.Path, task: str, data_path: str, free: bool, shared: dict[str, Splits]
+) -> Victim:
+    config = _read_config(folder)
+    if config.task != task:
+        raise InputError(
+            f"--victim: {folder} is a run of the task {checks.shown(config.task)}, the attack's "
+            f"config is for {task}; give them of one task"
+        )
+    verified = _read_verdict(folder)
+    if verified is False:
+        raise InputError(
+            f"--victim: {folder} holds a model whose own watermark was not verified: an attack on "
+            "it would show nothing; train it longer"
+        )
+    if verified is None and not free:
+        raise InputError(
+            f"--victim: {folder} holds a watermark-free model; give one with a watermark"
+        )
+    shape, num_classes = tuple(config.data.input_shape), config.data.num_classes
+    made = None if verified is None else claim.read_claim(folder / "claim.json")
+    path = folder / "model.safetensors"
+    params = claim.read_model(
+        path,
+        model=config.model,
+        input_shape=shape,
+        num_classes=num_classes,
+        expected_shapes=models.parameter_shapes(config.model, shape, num_classes),
+        expected_sha256=None if made is None else made.model_sha256,
+    )
+    if data_path:
+        config.data.path = data_path
+    arguments = config.data.to_dict()
+    key = json.dumps([arguments, config.seed], default=list, sort_keys=True)
+    if key not in shared:
+        shared[key] = data.load(**arguments, seed=config.seed)
+    return Victim(
+        name=folder.resolve().name,
+        config=config,
+        model=models.create(config.model, num_classes, precision=config.precision),
+        params=jax.tree.map(np.asarray, params),
+        watermarks=None if made is None else _watermarks(made, config),
+        splits=shared[key],
+        sha256=claim.model_digest(path),
+    )
+
+
+def _watermarks(made: claim.Claim, config: ml_collections.ConfigDict) -> Watermark:
+    """Returns all the owner's watermarks, which one signature gives."""
+    height, width, _ = made.input_shape
+    return transform.stack(
+        [
+            transform.transform(
+                made.signature,
+                scheme=made.scheme,
+                height=height,
+                width=width,
+                num_classes=made.num_classes,
+                pattern_size=made.pattern_size,
+                extreme_value=made.extreme_value,
+                index=index,
+            )
+            for index in range(config.watermark.num_watermarks)
+        ]
+    )
+
+
+def _read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
+    path = folder / "config.json"
+    try:
+        config = ml_collections.ConfigDict(checks.json_object(files.read_bounded(path, _LARGEST)))
+        configs.check(config)
+    except InputError as error:
+        raise InputError(f"--victim: {path}: {error}") from error
+    return config
+
+
+def _read_verdict(folder: pathlib.Path) -> bool | None:
+    """Returns whether the run was verified; None of a watermark-free one."""
+    path = folder / "result.json"
+    if not path.exists():
+        raise InputError(
+            f"--victim: {folder} holds no result.json, so its training has not ended; give its "
+            "command again to go on"
+        )
+    try:
+        result = checks.json_object(files.read_bounded(path, _LARGEST))
+    except InputError as error:
+        raise InputError(f"--victim: {path}: {error}") from error
+    metrics = result.get("metrics")
+    verdict = metrics.get("verified", "") if isinstance(metrics, dict) else ""
+    if verdict is not None and not isinstance(verdict, bool):
+        raise InputError(
+            f"--victim: {path} is no training's result; give a run of the main program"
+        )
+    return verdict

@@ -1,0 +1,131 @@
+"""The figures of experiments: accuracies against something, in %."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib import style
+from matplotlib.figure import Figure
+
+from nullmark_jax.reports.figures import (
+    BLUE,
+    DPI,
+    GREEN,
+    ORANGE,
+    STYLE,
+    VERMILLION,
+)
+
+# Colours of Okabe and Ito, each with a marker of its own for print without colour.
+LOOKS = (
+    (BLUE, "o", "-"),
+    (GREEN, "s", "-"),
+    (VERMILLION, "^", "-"),
+    (ORANGE, "D", "--"),
+    ("#CC79A7", "v", "-."),
+    ("#56B4E9", "P", "--"),
+)
+
+
+class Line(NamedTuple):
+    """A line of a figure.
+
+    Attributes:
+      label: in the legend.
+      field: the names that lead to its value in a record, a fraction.
+    """
+
+    label: str
+    field: tuple[str, ...]
+
+
+@style.context(STYLE)
+def curves_figure(
+    records: Sequence[Mapping[str, Any]],
+    *,
+    x: tuple[str, str],
+    lines: Sequence[Line],
+    title: str,
+    threshold: float | None = None,
+    claims: Mapping[str, float] | None = None,
+    log_x: bool = False,
+) -> Figure:
+    """Draws fractions of records, in %, against another of their fields.
+
+    Args:
+      records: at least one.
+      x: that field's name, and what to write on the axis.
+      lines: up to six.
+      title: of the figure.
+      threshold: T, a fraction, drawn as a dotted line; None for none.
+      claims: a paper's numbers, fractions by what to write in the legend, drawn as dashed lines.
+      log_x: whether the axis is logarithmic.
+    """
+    figure = Figure(figsize=(8, 5), dpi=DPI)
+    axes = figure.subplots()
+    at = [record[x[0]] for record in records]
+    for line, (colour, marker, dash) in zip(lines, LOOKS, strict=False):
+        axes.plot(
+            at,
+            [100 * _field(record, line.field) for record in records],
+            color=colour,
+            marker=marker,
+            linestyle=dash,
+            linewidth=2,
+            markersize=6,
+            markevery=max(1, len(at) // 12),
+            label=line.label,
+        )
+    if threshold is not None:
+        axes.axhline(100 * threshold, color="black", linestyle=":", label="threshold")
+    for (label, value), (colour, _, _) in zip((claims or {}).items(), LOOKS, strict=False):
+        axes.axhline(100 * value, color=colour, linestyle="--", linewidth=1.2, label=label)
+    if log_x:
+        axes.set_xscale("symlog", linthresh=1)
+    axes.set_xlabel(x[1])
+    axes.set_ylabel("images, %")
+    axes.set_ylim(-3, 103)
+    axes.grid(color="#DDDDDD")
+    axes.set_title(title)
+    figure.legend(loc="outside lower center", ncols=min(4, len(lines) + 1))
+    return figure
+
+
+def _field(record: Mapping[str, Any], names: tuple[str, ...]) -> float:
+    value: Any = record
+    for name in names:
+        value = value[name]
+    return np.nan if value is None else value
+
+
+@style.context(STYLE)
+def scatter_figure(
+    groups: Sequence[tuple[str, Sequence[float], Sequence[float]]],
+    *,
+    x: str,
+    y: str,
+    title: str,
+    threshold: float,
+) -> Figure:
+    """Draws points in %, a colour and a marker a group.
+
+    Args:
+      groups: (label, xs, ys), up to six.
+      x: what to write on the axis.
+      y: likewise.
+      title: of the figure.
+      threshold: drawn as dotted lines on both axes.
+    """
+    figure = Figure(figsize=(7, 6), dpi=DPI)
+    axes = figure.subplots()
+    for (label, xs, ys), (colour, marker, _) in zip(groups, LOOKS, strict=False):
+        axes.plot(
+            xs, ys, linestyle="", color=colour, marker=marker, markersize=5, alpha=0.5, label=label
+        )
+    for line in (axes.axhline, axes.axvline):
+        line(threshold, color="black", linestyle=":")
+    axes.set(xlabel=x, ylabel=y, xlim=(-3, 103), ylim=(-3, 103))
+    axes.grid(color="#DDDDDD")
+    axes.set_title(title)
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
