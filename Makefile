@@ -5,7 +5,7 @@ RUN = $(VENV)/bin/python
 # For tests against another jax: `make test VENV=.venv-oldest CONSTRAINTS=tests/constraints-oldest.txt`.
 CONSTRAINTS ?=
 
-.PHONY: quickstart test test-slow lint format install clean
+.PHONY: quickstart test test-slow lint book format install clean
 
 $(VENV)/.installed: setup.py pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +30,10 @@ lint: install
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+# Whether docs/results.md and the README's table are those of results/.
+book: install
+	$(RUN) -m nullmark_jax.reports.book --check
 
 format: install
 	$(RUN) -m ruff check --fix .

@@ -223,6 +223,7 @@ def copies_of_network(model: ConvNet, *, pattern_size: int) -> Copies:
             watermarks,
             which,
             size=pattern_size,
+            alone=True,
         )
         for stage in stages[done:]:
             copies = stage.apply(params, copies)
@@ -243,6 +244,7 @@ def _share(
     size: int,
     shared: int | None = None,
     least: int = 0,
+    alone: bool = False,
 ) -> tuple[jax.Array, jax.Array, int]:
     """Returns the clean features and the copies' after the shared stages, and how many these are.
 
@@ -256,9 +258,10 @@ def _share(
       size: n.
       shared: how many stages; None for as many as pay.
       least: how many at least.
+      alone: whether nothing else than the copies is evaluated with them.
     """
     marked = which.shape[0]
-    patch, row, column = _marked_blocks(images[:marked], watermarks, which, size)
+    patch, row, column = _marked_blocks(images[:marked], watermarks, which, size, alone=alone)
     features, done = images, 0
     for index, stage in enumerate(stages):
         rows = stage_axis(stage, features.shape[1], patch.shape[1])
@@ -299,12 +302,12 @@ def _pays(rows: Axis, columns: Axis) -> bool:
 
 
 def _marked_blocks(
-    images: jax.Array, watermarks: Watermark, which: jax.Array, size: int
+    images: jax.Array, watermarks: Watermark, which: jax.Array, size: int, *, alone: bool = False
 ) -> tuple[jax.Array, Index, Index]:
     """Returns the n x n blocks of the null and the true copies [2 marked, n, n, C] and their place.
 
     The place is one row and one column where there is one watermark, otherwise one an image: a slice
-    common to a batch is cheaper than one for each image.
+    common to a batch is cheaper than one for each image. `alone`: whether the copies are all there is.
     """
     height, width = images.shape[1:3]
     size_rows, size_columns = min(size, height), min(size, width)
@@ -318,7 +321,10 @@ def _marked_blocks(
         row, column, extreme = row[which], column[which], watermarks.extreme_value[which]
         pattern = watermarks.pattern[which]
     block = _cut(images, row, column, size_rows, size_columns)
-    pattern = _cut(pattern[..., None], row, column, size_rows, size_columns)[..., 0]
+    pattern = _cut(pattern[..., None], row, column, size_rows, size_columns)
+    if alone:  # jaxlib 0.10.2 cannot compile this cut and those that follow into one on a CPU.
+        pattern = lax.optimization_barrier(pattern)
+    pattern = pattern[..., 0]
     null, true = embed(block, pattern, extreme), embed(block, invert(pattern), extreme)
     return jnp.concatenate([null, true]), row, column
 

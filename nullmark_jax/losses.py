@@ -45,12 +45,10 @@ CROSS_ENTROPIES: dict[str, CrossEntropy] = {
 }
 
 
-def cross_entropy(name: str) -> CrossEntropy:
-    """Returns the cross entropy of that name; InputError where there is none."""
+def cross_entropy(name: str, *, field: str = "config.loss.cross_entropy") -> CrossEntropy:
+    """Returns the cross entropy of that name; InputError, which names the field, where there is none."""
     if name not in CROSS_ENTROPIES:
-        raise InputError(
-            f"config.loss.cross_entropy: {name!r} is none; take one of {', '.join(CROSS_ENTROPIES)}"
-        )
+        raise InputError(f"{field}: {name!r} is none; take one of {', '.join(CROSS_ENTROPIES)}")
     return CROSS_ENTROPIES[name]
 
 

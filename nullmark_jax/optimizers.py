@@ -41,30 +41,30 @@ class Recipe(NamedTuple):
     b2: float = 0.999
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Raises InputError where `recipe` names no optimiser or schedule, or a number out of range."""
+def check_recipe(recipe: Recipe, field: str = "config.optimizer") -> None:
+    """Raises InputError where `recipe` names no optimiser or schedule, or a number out of range.
+
+    `field` is what the recipe is called in the message.
+    """
     for name, value, known in (
         ("name", recipe.name, OPTIMIZERS),
         ("schedule", recipe.schedule, SCHEDULES),
     ):
         if value not in known:
             raise InputError(
-                f"config.optimizer.{name}: {checks.shown(value)} is none; "
-                f"take one of {', '.join(known)}"
+                f"{field}.{name}: {checks.shown(value)} is none; take one of {', '.join(known)}"
             )
-    rate = checks.real("config.optimizer.learning_rate", recipe.learning_rate)
+    rate = checks.real(f"{field}.learning_rate", recipe.learning_rate)
     if rate <= 0:
-        raise InputError(f"config.optimizer.learning_rate: {rate} must be above 0; give say 0.001")
-    checks.integer("config.optimizer.warmup_steps", recipe.warmup_steps, 0, 10**9)
+        raise InputError(f"{field}.learning_rate: {rate} must be above 0; give say 0.001")
+    checks.integer(f"{field}.warmup_steps", recipe.warmup_steps, 0, 10**9)
     for name in ("decay", "clip_norm", "weight_decay"):
-        number = checks.real(f"config.optimizer.{name}", getattr(recipe, name))
+        number = checks.real(f"{field}.{name}", getattr(recipe, name))
         if number < 0:
-            raise InputError(
-                f"config.optimizer.{name}: {number} must not be negative; give 0 for none"
-            )
-    b2 = checks.real("config.optimizer.b2", recipe.b2)
+            raise InputError(f"{field}.{name}: {number} must not be negative; give 0 for none")
+    b2 = checks.real(f"{field}.b2", recipe.b2)
     if not 0 < b2 < 1:
-        raise InputError(f"config.optimizer.b2: {b2} is out of range; give say 0.999")
+        raise InputError(f"{field}.b2: {b2} is out of range; give say 0.999")
 
 
 def learning_rate(recipe: Recipe, total_steps: int) -> optax.Schedule:

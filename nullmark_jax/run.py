@@ -46,9 +46,19 @@ from nullmark_jax.folder import (
 from nullmark_jax.metrics import Counts
 from nullmark_jax.owner import Owner, find_owner, named_key
 from nullmark_jax.progress import Progress
-from nullmark_jax.reports import figures
+from nullmark_jax.reports import figures, page, table
 
 _ACCELERATOR_STEPS = 50
+_VERDICTS = {
+    True: "A model trained with its owner's watermark; the claim verifies.",
+    False: "A model trained with its owner's watermark; the claim does NOT verify.",
+    None: "A watermark-free model; null and true are of the watermark its owner would have embedded.",
+}
+_CAPTIONS = {
+    "curves": "Accuracies on validation images, epoch by epoch.",
+    "pattern": "The watermark's pattern.",
+    "example": "A test image, and its null and its true copy.",
+}
 
 
 def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
@@ -104,6 +114,14 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
         "seconds": round(seconds, 1),
     }
     files.write_whole(folder / "result.json", to_json(result))
+    page.write_page(
+        folder,
+        title=f"Training: {config.task}",
+        lead=_VERDICTS[result["metrics"]["verified"]],
+        tables=[table.accuracies_table(result)],
+        captions=_CAPTIONS,
+        result=result,
+    )
     return result
 
 

@@ -49,6 +49,7 @@ def test_the_folder_holds_what_the_design_names(trained):
         "figures",
         "metrics.jsonl",
         "model.safetensors",
+        "report.html",
         "result.json",
         "seconds.json",
         "verifier.json",

@@ -86,6 +86,7 @@ def make_retraining(model: ConvNet, adversary: Adversary, *, pattern_size: int) 
         0 it has no influence.
       seed: of the order of the images.
       at: ascending step counts in [1, adversary.steps] at which to stop and look.
+    It raises InputError, as its first model is asked for, where params have no such layer or `at` is none.
 
     Args:
       model: the network.

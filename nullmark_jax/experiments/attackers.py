@@ -89,7 +89,7 @@ def check_grid(name: str, config: ml_collections.ConfigDict) -> None:
     if not len(config.fractions) + len(config.images):
         raise InputError(f"{name}.fractions, {name}.images: are empty; give one of the two")
     for each in config.cross_entropies:
-        losses.cross_entropy(each)
+        losses.cross_entropy(each, field=f"{name}.cross_entropies")
     for each in config.ways:
         if each not in WAYS:
             raise InputError(
@@ -121,8 +121,8 @@ def paper_fields() -> ml_collections.ConfigDict:
 
 def check_paper(name: str, config: ml_collections.ConfigDict) -> None:
     """Raises InputError where a paper attacker's field is out of range."""
-    losses.cross_entropy(config.cross_entropy)
-    optimizers.check_recipe(Recipe(**config.optimizer.to_dict()))
+    losses.cross_entropy(config.cross_entropy, field=f"{name}.cross_entropy")
+    optimizers.check_recipe(Recipe(**config.optimizer.to_dict()), f"{name}.optimizer")
     for field, high in (("epochs", 10**6), ("images", 10**9), ("batch_size", 10**6)):
         checks.integer(f"{name}.{field}", config[field], 1, high)
     ratio = checks.real(f"{name}.inject_ratio", config.inject_ratio)
@@ -138,6 +138,15 @@ def paper_adversary(config: ml_collections.ConfigDict, steps: int) -> Adversary:
         cross_entropy=config.cross_entropy,
         batch_size=config.batch_size,
         inject_ratio=config.inject_ratio,
+    )
+
+
+def describe(config: ml_collections.ConfigDict) -> str:
+    """Returns a paper's attacker in words."""
+    optimizer = config.optimizer
+    return (
+        f"{config.cross_entropy}, {optimizer.name} {optimizer.learning_rate:g}, {config.images} "
+        f"images, {config.epochs} epochs"
     )
 
 

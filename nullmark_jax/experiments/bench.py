@@ -1,6 +1,6 @@
 """A victim ready to be attacked: its accuracies measured, and what was compiled for it kept."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from nullmark_jax.attacks import retraining
-from nullmark_jax.attacks.retraining import Adversary, Retrain
+from nullmark_jax.attacks.retraining import Adversary, Reached, Retrain
 from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments.measuring import Measure, Record, finite, make_measure
@@ -69,6 +69,32 @@ class Bench:
         train = self.victim.splits.train
         return retraining.choose_images(train.images, train.labels, count, seed)
 
+    def train(
+        self,
+        adversary: Adversary,
+        *,
+        images: int,
+        seed: int,
+        at: Sequence[int],
+        embedded: Watermark | None = None,
+        params: Params | None = None,
+    ) -> Iterator[Reached]:
+        """Trains a model on; yields it at each step count of `at`.
+
+        Args:
+          adversary: how.
+          images: how many the attacker has.
+          seed: of which they are, and of their order.
+          at: ascending, the last at most adversary.steps.
+          embedded: the watermarks embedded, a population; None where only clean images are used.
+          params: the model's; None for the victim's.
+        """
+        # Of clean images only, the step still wants a population, of which nothing is used.
+        population = embedded if embedded is not None else self.victim.foreign(0, 1)
+        start = self.victim.params if params is None else params
+        own = self.images(images, seed)
+        yield from self._retrain(adversary)(start, *own, population, seed, at)
+
     def attack(
         self,
         adversary: Adversary,
@@ -80,26 +106,29 @@ class Bench:
         params: Params | None = None,
         points: int = 1,
     ) -> Outcome:
-        """Trains a model on, and measures it.
+        """Trains a model on as `train` does, and measures it.
 
         Args:
-          adversary: how.
-          images: how many the attacker has.
-          seed: of which they are, and of their order.
-          embedded: the watermarks embedded, a population; None where only clean images are used.
+          adversary: how, as the next arguments, see `train`.
+          images: see there.
+          seed: see there.
+          embedded: see there.
           marks: the watermarks measured, by name.
-          params: the model's; None for the victim's.
+          params: see `train`.
           points: of the curve, equally spaced; 1 for no curve.
         """
-        start = self.victim.params if params is None else params
-        at = points_of(adversary.steps, points)
-        own = self.images(images, seed)
-        # Of clean images only, the step still wants a population, of which nothing is used.
-        population = embedded if embedded is not None else self.victim.foreign(0, 1)
         curve: list[Record] = []
         if points > 1:
+            start = self.victim.params if params is None else params
             curve.append({"steps": 0, **self.measure_curve(start, **marks)})
-        for reached in self._retrain(adversary)(start, *own, population, seed, at):
+        for reached in self.train(
+            adversary,
+            images=images,
+            seed=seed,
+            at=points_of(adversary.steps, points),
+            embedded=embedded,
+            params=params,
+        ):
             if points > 1:
                 curve.append(
                     {"steps": reached.steps, **self.measure_curve(reached.params, **marks)}

@@ -34,6 +34,7 @@ class Experiment(NamedTuple):
       tables: what result.json holds -> tables.
       draw: likewise -> figures by name.
       captions: by name of a figure, what it shows.
+      verdict: what result.json holds -> sentences that say what a paper claims and what was found.
       free: whether watermark-free models are victims, too.
     """
 
@@ -46,6 +47,7 @@ class Experiment(NamedTuple):
     tables: Callable[[Result], Sequence[Table]]
     draw: Callable[[Result], Mapping[str, Figure]]
     captions: Mapping[str, str]
+    verdict: Callable[[Result], Sequence[str]] = lambda result: ()
     free: bool = False
 
 
@@ -76,7 +78,7 @@ def run(
       What result.json holds.
 
     Raises:
-      InputError: the config, a victim or the folder cannot be used; nothing was measured.
+      InputError: the config, a victim or the folder cannot be used; nothing was measured or written.
     """
     configs.check_fields(config, experiment.default(), "config")
     if config.task not in configs.TASKS:
@@ -95,9 +97,8 @@ def run(
     stated = ml_collections.ConfigDict(config.to_dict())
     stated.experiment = experiment.name
     stated.victims = [{"name": each.name, "model_sha256": each.sha256} for each in victims]
-    claim_folder(workdir, stated)
     where = environment.describe(f"nullmark_jax.experiments.{experiment.name}")
-    journal = Journal(workdir)
+    journal = Journal(workdir, begin=lambda: claim_folder(workdir, stated))
     metrics = experiment.measure(config, victims, journal)
     metrics["victims"] = [
         {"name": each.name, "seed": each.config.seed, "model_sha256": each.sha256}

@@ -20,16 +20,26 @@ _LARGEST = 2**30
 class Journal:
     """The measurements of one experiment's folder.
 
-    Args:
+    Attributes:
       folder: where records.jsonl is, or will be.
 
-    Raises:
-      InputError: records.jsonl cannot be read, or was damaged.
+    Args:
+      folder: likewise.
+      begin: called before the first measurement, when all that was given has been checked: makes the
+        folder.
     """
 
-    def __init__(self, folder: pathlib.Path) -> None:
+    def __init__(self, folder: pathlib.Path, begin: Callable[[], None] = lambda: None) -> None:
+        self.folder = folder
         self._path = folder / "records.jsonl"
         self._lines: dict[str, dict[str, Any]] = {}
+        self._begin: Callable[[], None] | None = begin
+
+    def _open(self) -> None:
+        if self._begin is None:
+            return
+        self._begin()
+        self._begin = None
         if self._path.exists():
             for line in files.read_bounded(self._path, _LARGEST).splitlines():
                 self._add(line)
@@ -58,7 +68,11 @@ class Journal:
 
         Args:
           measurements: by name, functions that return a record: what JSON can hold, floats finite.
+
+        Raises:
+          InputError: the folder cannot be used; records.jsonl cannot be read, or was damaged.
         """
+        self._open()
         done = sum(name in self._lines for name in measurements)
         with Progress(total=len(measurements), done=done, unit="measurement") as progress:
             for name, measure in measurements.items():
@@ -66,7 +80,9 @@ class Journal:
                     started = time.monotonic()
                     record = measure()
                     seconds = round(time.monotonic() - started, 2)
-                    line = json.dumps({"name": name, "seconds": seconds, "record": record})
+                    line = json.dumps(
+                        {"name": name, "seconds": seconds, "record": record}, allow_nan=False
+                    )
                     self._add(line.encode())
                     self._write()
                     progress.advance(1)

@@ -1,5 +1,6 @@
 """A model's accuracies as an experiment records them: the owner's watermark, and another's beside it."""
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from nullmark_jax.errors import InputError
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.metrics import Counts
 from nullmark_jax.models import Params
+from nullmark_jax.reports.table import percent
 
 Record = dict[str, Any]
 Measure = Callable[..., Record]
@@ -49,7 +51,16 @@ def make_measure(victim: Victim, *, test_images: int = 0) -> Measure:
 
 
 def accuracies(counts: Counts, scheme: str) -> dict[str, float]:
-    """Returns one watermark's null and true accuracy, null agreement and WM, fractions."""
+    """Returns one watermark's null and true accuracy, null agreement and WM, fractions.
+
+    Raises:
+      InputError: every image is of the watermark's own label.
+    """
+    if counts.true_images == 0:
+        raise InputError(
+            "config.test_images: all of these images are of a watermark's own label, which leaves its true "
+            "accuracy undefined; give more"
+        )
     null, true = float(counts.null_accuracy), float(counts.true_accuracy)
     agreement = float(counts.null_agreement)
     wm = min(true, agreement if scheme == "wonder-filter" else null)
@@ -79,6 +90,12 @@ def finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
+def derived_seed(seed: int, *purpose: str | int) -> int:
+    """Returns a seed in [0, 2^31) for a purpose, another one for each seed and each purpose."""
+    text = "/".join(map(str, (seed, *purpose)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
 def mean(records: list[Record], *names: str) -> float:
     """Returns the mean of a field, given by the names that lead to it, over records."""
     return float(np.mean([_field(record, names) for record in records]))
@@ -88,6 +105,13 @@ def spread(records: list[Record], *names: str) -> tuple[float, float]:
     """Returns the lowest and the highest of a field over records."""
     values = [_field(record, names) for record in records]
     return min(values), max(values)
+
+
+def mean_and_spread(records: list[Record], *names: str) -> str:
+    """Returns a field's mean over records, in percent, and its lowest and highest where these differ."""
+    low, high = spread(records, *names)
+    middle = percent(mean(records, *names))
+    return middle if low == high else f"{middle} ({percent(low)} to {percent(high)})"
 
 
 def _field(record: Record, names: tuple[str, ...]) -> float:

@@ -25,9 +25,9 @@ from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import (
     Record,
     check_images,
-    mean,
+    derived_seed,
+    mean_and_spread,
     passes,
-    spread,
 )
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.reports import curves
@@ -74,13 +74,13 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         planned[f"before/{bench.victim.name}"] = _before(bench)
         for name in _PAPERS:
             for pirate in range(config[name].pirates):
-                seed = config.seed + 10_000 * v + pirate
+                seed = derived_seed(config.seed, name, v, pirate)
                 planned[f"{name}/{bench.victim.name}/{pirate}"] = _paper_pirate(
                     bench, config[name], seed, curve=pirate == 0
                 )
     for attacker in grid:
         planned[f"grid/{attacker.name}"] = _grid_pirate(
-            benches[0], attacker, config, seed=config.seed + 5_000
+            benches[0], attacker, config, seed=derived_seed(config.seed, "grid")
         )
     records = dict(journal.run(planned))
     metrics["before"] = {
@@ -88,7 +88,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     }
     for name in _PAPERS:
         metrics[name] = {
-            "attacker": _describe(config[name]),
+            "attacker": attackers.describe(config[name]),
             "pirates": [r for key, r in records.items() if key.startswith(f"{name}/")],
         }
     tried = [{**each._asdict(), **records[f"grid/{each.name}"], "name": each.name} for each in grid]
@@ -99,7 +99,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
             bench,
             attacker,
             config,
-            seed=config.seed + 6_000 + 10_000 * v + pirate,
+            seed=derived_seed(config.seed, "strongest", v, pirate),
             curve=pirate == 0,
         )
         for v, bench in enumerate(benches)
@@ -177,14 +177,6 @@ def _grid_pirate(
     return _pirate(bench, adversary, attacker.images, seed, points=20 if curve else 1)
 
 
-def _describe(config: ml_collections.ConfigDict) -> str:
-    optimizer = config.optimizer
-    return (
-        f"{config.cross_entropy}, {optimizer.name} {optimizer.learning_rate:g}, {config.images} "
-        f"images, {config.epochs} epochs"
-    )
-
-
 # For readers.
 
 
@@ -258,7 +250,7 @@ def tables(result: Result) -> list[Table]:
 
 def _accuracies(records: list[Record]) -> list[str]:
     return [
-        _mean_and_spread(records, *names)
+        mean_and_spread(records, *names)
         for names in (
             ("normal_accuracy",),
             ("owner", "null"),
@@ -267,11 +259,6 @@ def _accuracies(records: list[Record]) -> list[str]:
             ("pirate", "true"),
         )
     ]
-
-
-def _mean_and_spread(records: list[Record], *names: str) -> str:
-    low, high = spread(records, *names)
-    return f"{percent(mean(records, *names))} ({percent(low)} to {percent(high)})"
 
 
 def _pirates_row(title: str, part: dict[str, Any]) -> list[str]:
@@ -310,6 +297,30 @@ def draw(result: Result) -> dict[str, Figure]:
     return drawn
 
 
+def verdict(result: Result) -> list[str]:
+    """Returns what each paper says of piracy and what was found."""
+    metrics, sentences = result["metrics"], []
+    for name, claim in (
+        ("later", "breaks the model"),
+        ("earlier", "moves neither the model nor the owner's watermark"),
+    ):
+        part = metrics[name]
+        pirates = part["pirates"]
+        sentences.append(
+            f"The {name} paper's attacker {claim}, it says; here ({part['attacker']}) NC is "
+            f"{mean_and_spread(pirates, 'normal_accuracy')} afterwards, the owner's claim verifies in "
+            f"{part['owner_verified']} and the pirate's in {part['verified']} of {len(pirates)}."
+        )
+    part = metrics["strongest"]
+    pirates = part["pirates"]
+    sentences.append(
+        f"The strongest attacker tried ({part['attacker']}) leaves NC at "
+        f"{mean_and_spread(pirates, 'normal_accuracy')}; their claim verifies in {part['verified']} of "
+        f"{len(pirates)}, the owner's then in {part['owner_verified']}."
+    )
+    return sentences
+
+
 EXPERIMENT = Experiment(
     name="piracy",
     title="Piracy",
@@ -321,6 +332,7 @@ EXPERIMENT = Experiment(
     measure=measure,
     tables=tables,
     draw=draw,
+    verdict=verdict,
     captions={
         "piracy-later": "The later paper's attacker, as its Figure 4: one pirate on the first victim.",
         "piracy-earlier": "The earlier paper's attacker, as its Figure 7.",

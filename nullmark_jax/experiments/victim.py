@@ -8,7 +8,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from nullmark_jax import checks, claim, data, files, models, transform
+from nullmark_jax import checks, data, files, models, transform
+from nullmark_jax import claim as claims
 from nullmark_jax import config as configs
 from nullmark_jax.data import Splits
 from nullmark_jax.embedding import Watermark
@@ -27,6 +28,7 @@ class Victim(NamedTuple):
       model: its network.
       params: its parameters, as the model file has them.
       watermarks: the owner's 0..K-1, a population; None of a watermark-free model.
+      claim: the owner's, of the first of them; None likewise.
       splits: the task's data, divided as for the run.
       sha256: the model file's digest, hexadecimal.
     """
@@ -36,6 +38,7 @@ class Victim(NamedTuple):
     model: ConvNet
     params: Params
     watermarks: Watermark | None
+    claim: claims.Claim | None
     splits: Splits
     sha256: str
 
@@ -77,12 +80,19 @@ def load_victims(
 
     Raises:
       InputError: a folder holds no finished run, one of another task, one not verified, a damaged
-        file, or a watermark-free model where that will not do; two folders hold one model.
+        file, or a watermark-free model where that will not do; two folders hold one model or have
+        one name.
     """
     if not folders:
         raise InputError("--victim: none is given; give the run folder of a finished training")
     shared: dict[str, Splits] = {}
     victims = [_load(pathlib.Path(each), task, data_path, free, shared) for each in folders]
+    names = [victim.name for victim in victims]
+    if len(set(names)) < len(names):
+        raise InputError(
+            f"--victim: {', '.join(folders)}: two folders have one name, by which results tell them "
+            "apart; rename one"
+        )
     digests = [victim.sha256 for victim in victims]
     if len(set(digests)) < len(digests):
         raise InputError(f"--victim: {', '.join(folders)}: two hold the same model; give each once")
@@ -108,10 +118,15 @@ def _load(
         raise InputError(
             f"--victim: {folder} holds a watermark-free model; give one with a watermark"
         )
+    name = folder.resolve().name
+    if not name.isprintable():
+        raise InputError(
+            f"--victim: {checks.shown(name)} cannot be shown in tables; rename the folder"
+        )
     shape, num_classes = tuple(config.data.input_shape), config.data.num_classes
-    made = None if verified is None else claim.read_claim(folder / "claim.json")
+    made = None if verified is None else claims.read_claim(folder / "claim.json")
     path = folder / "model.safetensors"
-    params = claim.read_model(
+    params = claims.read_model(
         path,
         model=config.model,
         input_shape=shape,
@@ -126,17 +141,18 @@ def _load(
     if key not in shared:
         shared[key] = data.load(**arguments, seed=config.seed)
     return Victim(
-        name=folder.resolve().name,
+        name=name,
         config=config,
         model=models.create(config.model, num_classes, precision=config.precision),
         params=jax.tree.map(np.asarray, params),
         watermarks=None if made is None else _watermarks(made, config),
+        claim=made,
         splits=shared[key],
-        sha256=claim.model_digest(path),
+        sha256=claims.model_digest(path),
     )
 
 
-def _watermarks(made: claim.Claim, config: ml_collections.ConfigDict) -> Watermark:
+def _watermarks(made: claims.Claim, config: ml_collections.ConfigDict) -> Watermark:
     """Returns all the owner's watermarks, which one signature gives."""
     height, width, _ = made.input_shape
     return transform.stack(
@@ -158,12 +174,20 @@ def _watermarks(made: claim.Claim, config: ml_collections.ConfigDict) -> Waterma
 
 def _read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
     path = folder / "config.json"
+    data = _read(path)
     try:
-        config = ml_collections.ConfigDict(checks.json_object(files.read_bounded(path, _LARGEST)))
+        config = ml_collections.ConfigDict(checks.json_object(data))
         configs.check(config)
     except InputError as error:
         raise InputError(f"--victim: {path}: {error}") from error
     return config
+
+
+def _read(path: pathlib.Path) -> bytes:
+    try:
+        return files.read_bounded(path, _LARGEST)
+    except InputError as error:
+        raise InputError(f"--victim: {error}") from error
 
 
 def _read_verdict(folder: pathlib.Path) -> bool | None:
@@ -174,8 +198,9 @@ def _read_verdict(folder: pathlib.Path) -> bool | None:
             f"--victim: {folder} holds no result.json, so its training has not ended; give its "
             "command again to go on"
         )
+    data = _read(path)
     try:
-        result = checks.json_object(files.read_bounded(path, _LARGEST))
+        result = checks.json_object(data)
     except InputError as error:
         raise InputError(f"--victim: {path}: {error}") from error
     metrics = result.get("metrics")

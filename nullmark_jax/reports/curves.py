@@ -106,6 +106,7 @@ def scatter_figure(
     y: str,
     title: str,
     threshold: float,
+    vertical: bool = True,
 ) -> Figure:
     """Draws points in %, a colour and a marker a group.
 
@@ -114,7 +115,8 @@ def scatter_figure(
       x: what to write on the axis.
       y: likewise.
       title: of the figure.
-      threshold: drawn as dotted lines on both axes.
+      threshold: drawn as a dotted line across.
+      vertical: whether it is drawn upright, too.
     """
     figure = Figure(figsize=(7, 6), dpi=DPI)
     axes = figure.subplots()
@@ -122,7 +124,7 @@ def scatter_figure(
         axes.plot(
             xs, ys, linestyle="", color=colour, marker=marker, markersize=5, alpha=0.5, label=label
         )
-    for line in (axes.axhline, axes.axvline):
+    for line in (axes.axhline, axes.axvline) if vertical else (axes.axhline,):
         line(threshold, color="black", linestyle=":")
     axes.set(xlabel=x, ylabel=y, xlim=(-3, 103), ylim=(-3, 103))
     axes.grid(color="#DDDDDD")

@@ -12,28 +12,6 @@ _ROWS = (
 )
 
 
-def result_table(result: dict[str, Any]) -> str:
-    """Returns NC, null, true and WM in percent, each with its 95% interval and the paper's figure.
-
-    Args:
-      result: what result.json of a training run holds.
-    """
-    metrics, paper = result["metrics"], dict(result["paper"])
-    if metrics["verified"] is None:  # A watermark-free model: beside the paper's own.
-        free = paper.get("free_normal_accuracy")
-        paper = {} if free is None else {"normal_accuracy": free}
-    if {"null_accuracy", "true_accuracy"} <= paper.keys():
-        paper["watermark_accuracy"] = min(paper["null_accuracy"], paper["true_accuracy"])
-    lines = [f"{result['task']}: {metrics['images']} test images", ""]
-    lines.append(f"{'':6}{'ours':>9}{'95% interval':>20}{'paper':>9}")
-    for name, short in _ROWS:
-        low, high = metrics["intervals_95"][name]
-        interval = f"{percent(low)} to {percent(high)}"
-        theirs = percent(paper[name]) if name in paper else "-"
-        lines.append(f"{short:6}{percent(metrics[name]):>9}{interval:>20}{theirs:>9}")
-    return "\n".join(lines)
-
-
 class Table(NamedTuple):
     """A table of results.
 
@@ -54,9 +32,9 @@ class Table(NamedTuple):
         lines = [
             f"**{self.title}**",
             "",
-            f"| {' | '.join(self.header)} |",
+            _markdown_row(self.header),
             f"|{'---|' * len(self.header)}",
-            *(f"| {' | '.join(row)} |" for row in self.rows),
+            *(_markdown_row(row) for row in self.rows),
         ]
         return "\n".join([*lines, "", self.note] if self.note else lines)
 
@@ -68,6 +46,10 @@ class Table(NamedTuple):
         return f"<table>{caption}{''.join(rows)}</table>{note}"
 
 
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+
+
 def _html_row(cells: Sequence[str], tag: str) -> str:
     return f"<tr>{''.join(f'<{tag}>{_html_cell(cell)}</{tag}>' for cell in cells)}</tr>"
 
@@ -77,6 +59,37 @@ def _html_cell(cell: str) -> str:
     if text.startswith("**") and text.endswith("**") and len(text) > 4:
         return f"<b>{text[2:-2]}</b>"
     return text
+
+
+def accuracies_table(result: dict[str, Any]) -> Table:
+    """Returns NC, null, true and WM in percent, each with its 95% interval and the paper's figure.
+
+    Args:
+      result: what result.json of a training run holds.
+    """
+    metrics, paper = result["metrics"], dict(result["paper"])
+    if metrics["verified"] is None:  # A watermark-free model: beside the paper's own.
+        free = paper.get("free_normal_accuracy")
+        paper = {} if free is None else {"normal_accuracy": free}
+    if {"null_accuracy", "true_accuracy"} <= paper.keys():
+        paper["watermark_accuracy"] = min(paper["null_accuracy"], paper["true_accuracy"])
+    rows = []
+    for name, short in _ROWS:
+        low, high = metrics["intervals_95"][name]
+        theirs = percent(paper[name]) if name in paper else "-"
+        rows.append([short, percent(metrics[name]), f"{percent(low)} to {percent(high)}", theirs])
+    title = f"{result['task']}: {metrics['images']} test images"
+    return Table(title, ("", "ours", "95% interval", "paper"), rows)
+
+
+def result_table(result: dict[str, Any]) -> str:
+    """Returns `accuracies_table` as lines of plain text."""
+    table = accuracies_table(result)
+    lines = [
+        f"{name:6}{ours:>9}{interval:>20}{paper:>9}"
+        for name, ours, interval, paper in (table.header, *table.rows)
+    ]
+    return "\n".join([table.title, "", *lines])
 
 
 def percent(fraction: float) -> str:

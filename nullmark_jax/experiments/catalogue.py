@@ -1,0 +1,37 @@
+"""All experiments, in the order of the book of results."""
+
+from nullmark_jax.experiments import (
+    corruption,
+    extraction,
+    false_positives,
+    fine_tuning,
+    functionality,
+    gradual,
+    input_filter,
+    neural_cleanse,
+    null_hiding,
+    piracy,
+    piracy_cost,
+    pruning,
+    transfer,
+)
+from nullmark_jax.experiments.experiment import Experiment
+
+EXPERIMENTS: dict[str, Experiment] = {
+    module.EXPERIMENT.name: module.EXPERIMENT
+    for module in (
+        functionality,
+        false_positives,
+        piracy,
+        piracy_cost,
+        gradual,
+        corruption,
+        fine_tuning,
+        pruning,
+        neural_cleanse,
+        extraction,
+        transfer,
+        null_hiding,
+        input_filter,
+    )
+}

@@ -1,0 +1,279 @@
+"""Corruption: a watermark has leaked, and an attacker trains against it.
+
+    python -m nullmark_jax.experiments.corruption --config=configs/attacks/corruption.py:TASK \\
+        --victim=RUN [--victim=RUN ...] --workdir=OUT
+
+Earlier paper, Table VIII (another target label, 20 epochs); later paper, section 6.3 (of several
+watermarks one leaks; are the others verified afterwards?). Then other goals, losses and optimisers.
+"""
+
+import sys
+from collections.abc import Callable
+
+import jax
+import ml_collections
+import numpy as np
+from matplotlib.figure import Figure
+
+from nullmark_jax import checks
+from nullmark_jax.attacks import retraining
+from nullmark_jax.attacks.corruption import GOALS, corruption
+from nullmark_jax.attacks.retraining import Adversary
+from nullmark_jax.embedding import Watermark
+from nullmark_jax.errors import InputError
+from nullmark_jax.experiments import attackers, experiment
+from nullmark_jax.experiments.bench import Bench
+from nullmark_jax.experiments.experiment import Experiment, Metrics, Result
+from nullmark_jax.experiments.journal import Journal
+from nullmark_jax.experiments.measuring import Record, check_images, mean, mean_and_spread, passes
+from nullmark_jax.experiments.victim import Victim
+from nullmark_jax.reports import curves
+from nullmark_jax.reports.table import Table, percent
+
+# What config.paper holds of Table VIII.
+PRINTED = ("normal_accuracy", "true_accuracy", "null_agreement")
+
+
+def default() -> ml_collections.ConfigDict:
+    """Returns the config with every field."""
+    config = experiment.base()
+    config.earlier = attackers.paper_fields()
+    config.earlier.cross_entropy = "clipped"
+    config.earlier.epochs = 20
+    config.goals = GOALS
+    # The other label is (y_W + shift) mod Y.
+    config.shift = 1
+    config.grid = attackers.grid_fields()
+    config.grid.fractions = ()
+    config.grid.images = (600,)
+    config.grid.steps = 300
+    return config
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError where a field is out of range."""
+    attackers.check_paper("config.earlier", config.earlier)
+    attackers.check_grid("config.grid", config.grid)
+    checks.integer("config.shift", config.shift, 1, 10**6)
+    for goal in config.goals:
+        if goal not in GOALS:
+            raise InputError(
+                f"config.goals: {checks.shown(goal)} is none; take some of {', '.join(GOALS)}"
+            )
+
+
+def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: Journal) -> Metrics:
+    """Returns the metrics: before, and after each attack on each model's watermark 0."""
+    grid = attackers.grid(config.grid, len(victims[0].splits.train))
+    planned: dict[str, Callable[[], Record]] = {}
+    for victim in victims:
+        check_images(victim, config.earlier.images, *(each.images for each in grid))
+        bench = Bench(victim, config.test_images)
+        planned[f"before/{victim.name}"] = _before(bench)
+        steps = retraining.steps_of(
+            config.earlier.epochs,
+            images=config.earlier.images,
+            batch_size=config.earlier.batch_size,
+        )
+        adversary = attackers.paper_adversary(config.earlier, steps)
+        planned[f"earlier/{victim.name}"] = _corrupted(
+            bench, "relabel", adversary, config, images=config.earlier.images
+        )
+        for goal in config.goals:
+            for attacker in grid:
+                adversary = attacker.adversary(
+                    steps=config.grid.steps, batch_size=config.grid.batch_size
+                )
+                planned[f"{goal}: {attacker.name}/{victim.name}"] = _corrupted(
+                    bench, goal, adversary, config, images=attacker.images
+                )
+    records = dict(journal.run(planned))
+    first = victims[0]
+
+    def part(prefix: str) -> Metrics:
+        found = [record for name, record in records.items() if name.startswith(prefix)]
+        hidden = [mark for record in found for name, mark in record.items() if _is_hidden(name)]
+        return {
+            "models": found,
+            "verified": sum(passes(record["leaked"], first) for record in found),
+            "hidden": len(hidden),
+            "hidden_verified": sum(passes(each, first) for each in hidden),
+        }
+
+    return {
+        "threshold": first.config.watermark.threshold,
+        "attacker": attackers.describe(config.earlier),
+        "steps": config.grid.steps,
+        "before": part("before/"),
+        "earlier": part("earlier/"),
+        "grid": [
+            {"goal": goal, "name": attacker.name, **part(f"{goal}: {attacker.name}/")}
+            for goal in config.goals
+            for attacker in grid
+        ],
+    }
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith("hidden_")
+
+
+def _marks(bench: Bench) -> dict[str, Watermark]:
+    """Returns the owner's watermarks: the first has leaked, the others have not."""
+    each = [
+        jax.tree.map(lambda leaf, i=index: np.asarray(leaf)[i : i + 1], bench.owner)
+        for index in range(len(bench.owner.target_label))
+    ]
+    return {"leaked": each[0]} | {f"hidden_{i}": mark for i, mark in enumerate(each) if i}
+
+
+def _before(bench: Bench) -> Callable[[], Record]:
+    return lambda: bench.measure(bench.victim.params, **_marks(bench))
+
+
+def _corrupted(
+    bench: Bench,
+    goal: str,
+    adversary: Adversary,
+    config: ml_collections.ConfigDict,
+    *,
+    images: int,
+) -> Callable[[], Record]:
+    def attack() -> Record:
+        marks = _marks(bench)
+        plan = corruption(
+            marks["leaked"],
+            goal,
+            num_classes=bench.victim.config.data.num_classes,
+            shift=config.shift,
+        )
+        outcome = bench.attack(
+            adversary._replace(true_weight=plan.true_weight, null_weight=plan.null_weight),
+            images=images,
+            seed=config.seed,
+            embedded=plan.embedded,
+            marks=marks,
+        )
+        return outcome.record
+
+    return attack
+
+
+# For readers.
+
+
+def tables(result: Result) -> list[Table]:
+    """Returns what each attack leaves of the model, of the leaked watermark and of the hidden ones."""
+    metrics, paper = result["metrics"], result["paper"]
+    rows = [
+        _row("before", metrics["before"]),
+        _row(f"relabel: {metrics['attacker']}", metrics["earlier"]),
+    ]
+    if "true_accuracy" in paper:
+        printed = [percent(paper[name]) for name in PRINTED]
+        rows.append(["as the earlier paper has it", printed[0], "", printed[2], printed[1], "", ""])
+    rows += [_row(f"{each['goal']}: {each['name']}", each) for each in metrics["grid"]]
+    return [
+        Table(
+            "Training against a leaked watermark, %: mean (lowest to highest)",
+            (
+                "attack",
+                "NC",
+                "leaked null",
+                "leaked null agreement",
+                "leaked true",
+                "leaked verified",
+                "hidden verified",
+            ),
+            rows,
+            "relabel gives the true copies another label, unlearn the image's own; break-null gives "
+            f"the null copies one fixed label. All but the paper's train {metrics['steps']} steps.",
+        )
+    ]
+
+
+def _row(name: str, part: Metrics) -> list[str]:
+    models = part["models"]
+    return [
+        name,
+        *(
+            mean_and_spread(models, *field)
+            for field in (
+                ("normal_accuracy",),
+                ("leaked", "null"),
+                ("leaked", "agreement"),
+                ("leaked", "true"),
+            )
+        ),
+        f"{part['verified']} of {len(models)}",
+        f"{part['hidden_verified']} of {part['hidden']}" if part["hidden"] else "none is embedded",
+    ]
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """Returns NC against what is left of the leaked watermark, every attack a point."""
+    groups = []
+    for goal in dict.fromkeys(each["goal"] for each in result["metrics"]["grid"]):
+        models = [m for e in result["metrics"]["grid"] if e["goal"] == goal for m in e["models"]]
+        groups.append(
+            (
+                goal,
+                [100 * each["normal_accuracy"] for each in models],
+                [100 * each["leaked"]["wm"] for each in models],
+            )
+        )
+    return {
+        "corruption": curves.scatter_figure(
+            groups,
+            x="NC after the attack, %",
+            y="WM of the leaked watermark, %",
+            title="each attack; below the dotted line the claim fails",
+            threshold=100 * result["metrics"]["threshold"],
+            vertical=False,
+        )
+    }
+
+
+def verdict(result: Result) -> list[str]:
+    """Returns whether a leaked watermark can be trained away, which the earlier paper denies."""
+    metrics = result["metrics"]
+    part = metrics["earlier"]
+    sentences = [
+        "The earlier paper's retraining cannot change a leaked watermark's label, it says; here "
+        f"({metrics['attacker']}) true is {mean_and_spread(part['models'], 'leaked', 'true')} and null "
+        f"{mean_and_spread(part['models'], 'leaked', 'null')} afterwards; the claim verifies in "
+        f"{part['verified']} of {len(part['models'])}."
+    ]
+    broken = [each for each in metrics["grid"] if each["verified"] == 0]
+    if broken:
+        best = max(broken, key=lambda each: mean(each["models"], "normal_accuracy"))
+        sentences.append(
+            f"{len(broken)} of {len(metrics['grid'])} other attacks on it make every claim fail; the "
+            f"gentlest ({best['goal']}: {best['name']}) leaves NC at "
+            f"{mean_and_spread(best['models'], 'normal_accuracy')}."
+        )
+    return sentences
+
+
+EXPERIMENT = Experiment(
+    name="corruption",
+    title="Corruption of a leaked watermark",
+    lead="An attacker knows the owner's pattern and trains against it. The earlier paper holds that "
+    "its target label cannot be changed; the later one fears that it can, and keeps others hidden.",
+    default=default,
+    check=check,
+    measure=measure,
+    tables=tables,
+    draw=draw,
+    verdict=verdict,
+    captions={"corruption": "What each attack leaves of the model and of the leaked watermark."},
+)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program on a command line, its name first; returns the exit status."""
+    return experiment.main(EXPERIMENT, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

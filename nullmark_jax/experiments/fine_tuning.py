@@ -1,0 +1,244 @@
+"""Fine-tuning with clean images: does the watermark stay?
+
+    python -m nullmark_jax.experiments.fine_tuning --config=configs/attacks/fine_tuning.py:TASK \\
+        --victim=RUN [--victim=RUN ...] --workdir=OUT
+
+Later paper, Figure 5; earlier paper, Figure 5: 100 epochs, all layers, the owner's last learning rate.
+Then other optimisers and rates, up to the owner's peak, and the last layer alone or started anew.
+"""
+
+import sys
+from collections.abc import Callable
+
+import ml_collections
+from matplotlib.figure import Figure
+
+from nullmark_jax import checks
+from nullmark_jax.attacks import fine_tuning, retraining
+from nullmark_jax.attacks.fine_tuning import WAYS
+from nullmark_jax.attacks.retraining import Adversary
+from nullmark_jax.errors import InputError
+from nullmark_jax.experiments import attackers, experiment
+from nullmark_jax.experiments.bench import Bench
+from nullmark_jax.experiments.experiment import Experiment, Metrics, Result
+from nullmark_jax.experiments.journal import Journal
+from nullmark_jax.experiments.measuring import Record, check_images, mean_and_spread, passes
+from nullmark_jax.experiments.victim import Victim
+from nullmark_jax.optimizers import Recipe
+from nullmark_jax.reports import curves
+from nullmark_jax.reports.table import Table
+
+_POINTS = 25
+# The owner's accuracies in a record, for tables.
+OWNER = (("normal_accuracy",), ("owner", "null"), ("owner", "true"), ("owner", "wm"))
+
+
+def default() -> ml_collections.ConfigDict:
+    """Returns the config with every field."""
+    config = experiment.base()
+    config.later = attackers.paper_fields()
+    config.later.inject_ratio = 0.0
+    config.later.epochs = 100
+    # Each of these ways with each optimiser and rate, on the same images.
+    config.ways = tuple(WAYS)
+    config.optimizers = ("sgd", "adam")
+    config.learning_rates = (1e-5, 1e-4, 1e-3, 2e-3)
+    config.grid_epochs = 20
+    return config
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError where a field is out of range."""
+    attackers.check_paper("config.later", config.later)
+    checks.integer("config.grid_epochs", config.grid_epochs, 1, 10**6)
+    for field, known in (("ways", tuple(WAYS)), ("optimizers", ("sgd", "momentum", "adam"))):
+        for each in config[field]:
+            if each not in known:
+                raise InputError(
+                    f"config.{field}: {checks.shown(each)} is none; take some of {', '.join(known)}"
+                )
+    for rate in config.learning_rates:
+        if checks.real("config.learning_rates", rate) <= 0:
+            raise InputError(f"config.learning_rates: {rate} must be above 0; give say 0.001")
+
+
+def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: Journal) -> Metrics:
+    """Returns the metrics: for each model before, after the paper's fine-tuning, after each other."""
+    later = config.later
+    planned: dict[str, Callable[[], Record]] = {}
+    for victim in victims:
+        check_images(victim, later.images)
+        bench = Bench(victim, config.test_images)
+        steps = retraining.steps_of(later.epochs, images=later.images, batch_size=later.batch_size)
+        planned[f"before/{victim.name}"] = _before(bench)
+        planned[f"later/{victim.name}"] = _tuned(
+            bench,
+            "FTAL",
+            attackers.paper_adversary(later, steps),
+            images=later.images,
+            seed=config.seed,
+            points=_POINTS,
+        )
+        steps = retraining.steps_of(
+            config.grid_epochs, images=later.images, batch_size=later.batch_size
+        )
+        for way, name, rate in _grid(config):
+            adversary = Adversary(
+                recipe=Recipe(name, rate),
+                steps=steps,
+                batch_size=later.batch_size,
+                inject_ratio=0.0,
+                layers=fine_tuning.trained_layers(victim.model, WAYS[way]),
+            )
+            planned[f"grid/{way}, {name} {rate:g}/{victim.name}"] = _tuned(
+                bench, way, adversary, images=later.images, seed=config.seed, points=1
+            )
+    records = dict(journal.run(planned))
+    first = victims[0]
+
+    def part(prefix: str) -> Record:
+        found = [record for name, record in records.items() if name.startswith(prefix)]
+        verified = sum(passes(record["owner"], first) for record in found)
+        return {"models": found, "verified": verified}
+
+    return {
+        "threshold": first.config.watermark.threshold,
+        "images": later.images,
+        "epochs": later.epochs,
+        "grid_epochs": config.grid_epochs,
+        "attacker": f"{later.optimizer.name} {later.optimizer.learning_rate:g}",
+        "before": part("before/"),
+        "later": part("later/"),
+        "grid": [
+            {"name": f"{way}, {name} {rate:g}", **part(f"grid/{way}, {name} {rate:g}/")}
+            for way, name, rate in _grid(config)
+        ],
+    }
+
+
+def _grid(config: ml_collections.ConfigDict) -> list[tuple[str, str, float]]:
+    return [
+        (way, name, rate)
+        for way in config.ways
+        for name in config.optimizers
+        for rate in config.learning_rates
+    ]
+
+
+def _before(bench: Bench) -> Callable[[], Record]:
+    return lambda: bench.measure(bench.victim.params, owner=bench.owner)
+
+
+def _tuned(
+    bench: Bench, way: str, adversary: Adversary, *, images: int, seed: int, points: int
+) -> Callable[[], Record]:
+    def attack() -> Record:
+        victim = bench.victim
+        start = fine_tuning.start_params(
+            victim.model,
+            victim.params,
+            WAYS[way],
+            seed=seed,
+            input_shape=tuple(victim.config.data.input_shape),
+        )
+        outcome = bench.attack(
+            adversary,
+            images=images,
+            seed=seed,
+            marks={"owner": bench.owner},
+            params=start,
+            points=points,
+        )
+        return outcome.record | ({"curve": outcome.curve} if outcome.curve else {})
+
+    return attack
+
+
+# For readers.
+
+
+def tables(result: Result) -> list[Table]:
+    """Returns each way of fine-tuning with what it leaves of the model and the watermark."""
+    metrics = result["metrics"]
+    parts = [
+        ("before", metrics["before"]),
+        (
+            f"both papers': FTAL, {metrics['attacker']}, {metrics['epochs']} epochs",
+            metrics["later"],
+        ),
+        *((f"{each['name']}, {metrics['grid_epochs']} epochs", each) for each in metrics["grid"]),
+    ]
+    rows = [
+        [
+            name,
+            *(mean_and_spread(part["models"], *field) for field in OWNER),
+            f"{part['verified']} of {len(part['models'])}",
+        ]
+        for name, part in parts
+    ]
+    return [
+        Table(
+            f"Fine-tuning with {metrics['images']} clean images, %: mean (lowest to highest)",
+            ("fine-tuning", "NC", "owner null", "owner true", "owner WM", "owner verified"),
+            rows,
+            "FTAL fine-tunes all layers, FTLL the last one; RTAL and RTLL do so from a re-initialised "
+            "last layer (Adi et al., 2018).",
+        )
+    ]
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """Returns Figure 5: accuracies while the first model is fine-tuned as in the papers."""
+    metrics = result["metrics"]
+    return {
+        "fine-tuning": curves.curves_figure(
+            metrics["later"]["models"][0]["curve"],
+            x=("steps", "training steps"),
+            lines=(
+                curves.Line("NC", ("normal_accuracy",)),
+                curves.Line("owner null", ("owner", "null")),
+                curves.Line("owner true", ("owner", "true")),
+            ),
+            title=f"fine-tuning, {metrics['attacker']}, {metrics['epochs']} epochs",
+            threshold=metrics["threshold"],
+        )
+    }
+
+
+def verdict(result: Result) -> list[str]:
+    """Returns whether the watermark stays, as the papers say it does."""
+    metrics = result["metrics"]
+    part = metrics["later"]
+    lost = [each["name"] for each in metrics["grid"] if each["verified"] < len(each["models"])]
+    sentence = (
+        f"The papers' fine-tuning leaves the watermark alone, they say; here ({metrics['attacker']}, "
+        f"{metrics['epochs']} epochs) null is {mean_and_spread(part['models'], 'owner', 'null')} afterwards "
+        f"with NC {mean_and_spread(part['models'], 'normal_accuracy')}, and the claim verifies in "
+        f"{part['verified']} of {len(part['models'])}."
+    )
+    others = f"Of {len(metrics['grid'])} other ways to fine-tune {len(lost)} make a claim fail"
+    return [sentence, f"{others}{': ' if lost else ''}{'; '.join(lost)}."]
+
+
+EXPERIMENT = Experiment(
+    name="fine_tuning",
+    title="Fine-tuning",
+    lead="The model is trained on with clean images. The papers find that the watermark stays; here "
+    "other learning rates, optimisers and layers stand beside theirs.",
+    default=default,
+    check=check,
+    measure=measure,
+    tables=tables,
+    draw=draw,
+    verdict=verdict,
+    captions={"fine-tuning": "Both papers' Figure 5, on the first victim."},
+)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program on a command line, its name first; returns the exit status."""
+    return experiment.main(EXPERIMENT, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,229 @@
+"""Functionality: what embedding a watermark costs, over owners, extreme values and pattern sizes.
+
+    python -m nullmark_jax.experiments.functionality --config=configs/attacks/functionality.py:TASK \\
+        --victim=RUN --workdir=OUT
+
+Later paper, Table 4; earlier paper, Table III: 10 random owners, each model beside its watermark-free twin;
+then Observation 1 (N_p of up to 10% of the input) and lambda. Nothing is attacked: the run given shows the
+recipe, by which all models are trained anew. Each has a run folder of its own in OUT/runs.
+"""
+
+import sys
+from collections.abc import Callable
+
+import ml_collections
+from matplotlib.figure import Figure
+
+from nullmark_jax import checks
+from nullmark_jax.errors import InputError
+from nullmark_jax.experiments import experiment
+from nullmark_jax.experiments.experiment import Experiment, Metrics, Result
+from nullmark_jax.experiments.journal import Journal
+from nullmark_jax.experiments.measuring import Record, mean_and_spread
+from nullmark_jax.experiments.victim import Victim
+from nullmark_jax.reports import curves
+from nullmark_jax.reports.table import Table, percent
+from nullmark_jax.run import train_and_evaluate
+
+# What config.paper holds of Table 4.
+PRINTED = ("free_normal_accuracy", "normal_accuracy", "null_accuracy", "true_accuracy")
+_FIELDS = ("normal_accuracy", "null_accuracy", "true_accuracy", "watermark_accuracy")
+_TIMESTAMP = "2026-11-21T00:00:00Z"
+
+
+def default() -> ml_collections.ConfigDict:
+    """Returns the config with every field."""
+    config = experiment.base()
+    # Public experiment keys seed, seed + 1, ..., which are the runs' seeds, too.
+    config.owners = 10
+    # Of the first owner, one changed at a time.
+    config.extreme_values = (2.0, 10.0, 100.0, 1000.0, 10000.0)
+    config.pattern_sizes = (2, 4, 8, 9, 12)
+    # Epochs of each training; 0 for those of the run given.
+    config.epochs = 0
+    return config
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError where a field is out of range."""
+    checks.integer("config.owners", config.owners, 1, 1000)
+    checks.integer("config.epochs", config.epochs, 0, 10**6)
+    if config.test_images:
+        raise InputError("config.test_images: this experiment measures on all; give 0")
+    for value in config.extreme_values:
+        if checks.real("config.extreme_values", value) <= 1:
+            raise InputError(f"config.extreme_values: {value} must be above 1; give say 2000.0")
+    for size in config.pattern_sizes:
+        checks.integer("config.pattern_sizes", size, 1, 1000)
+
+
+def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: Journal) -> Metrics:
+    """Returns the metrics: the owners' models, their twins, and the sweeps."""
+    if len(victims) > 1:
+        raise InputError("--victim: this experiment takes the recipe of one run; give one")
+    recipe = victims[0].config
+    own = recipe.watermark
+
+    def trained(name: str, seed: int, **changes: float) -> Callable[[], Record]:
+        run = ml_collections.ConfigDict(recipe.to_dict())
+        run.seed = seed
+        run.owner.experiment_key, run.owner.timestamp = seed, _TIMESTAMP
+        run.owner.key_file = run.owner.passphrase_file = ""
+        run.watermark.update(changes)
+        if config.epochs:
+            run.epochs = config.epochs
+            run.optimizer.warmup_steps = min(run.optimizer.warmup_steps, 10)
+
+        def train() -> Record:
+            metrics = train_and_evaluate(run, journal.folder / "runs" / name)["metrics"]
+            kept = {field: metrics[field] for field in _FIELDS}
+            return {**kept, "verified": metrics["verified"], "images": metrics["images"]}
+
+        return train
+
+    planned: dict[str, Callable[[], Record]] = {}
+    seeds = range(config.seed, config.seed + config.owners)
+    for seed in seeds:
+        planned[f"owner-{seed}"] = trained(f"owner-{seed}", seed)
+        planned[f"free-{seed}"] = trained(f"free-{seed}", seed, num_watermarks=0)
+    for value in config.extreme_values:
+        name = f"lambda-{value:g}"
+        planned[name] = trained(name, config.seed, extreme_value=float(value))
+    for size in config.pattern_sizes:
+        planned[f"n-{size}"] = trained(f"n-{size}", config.seed, pattern_size=size)
+    records = dict(journal.run(planned))
+    first = records[f"owner-{config.seed}"]
+    height, width, _ = recipe.data.input_shape
+    values = {own.extreme_value: first} | {
+        value: records[f"lambda-{value:g}"] for value in config.extreme_values
+    }
+    sizes = {own.pattern_size: first} | {
+        size: records[f"n-{size}"] for size in config.pattern_sizes
+    }
+    return {
+        "threshold": own.threshold,
+        "epochs": config.epochs or recipe.epochs,
+        "owners": [records[f"owner-{seed}"] for seed in seeds],
+        "free": [records[f"free-{seed}"] for seed in seeds],
+        "extreme_values": [{"extreme_value": v, **values[v]} for v in sorted(values)],
+        "pattern_sizes": [
+            {"pattern_size": n, "share": n * n / (height * width), **sizes[n]}
+            for n in sorted(sizes)
+        ],
+    }
+
+
+# For readers.
+
+
+def tables(result: Result) -> list[Table]:
+    """Returns Table 4 and the two sweeps."""
+    metrics, paper = result["metrics"], result["paper"]
+    rows = [_row(f"watermarked, {len(metrics['owners'])} owners", metrics["owners"])]
+    free = _row(f"watermark-free, {len(metrics['free'])} twins", metrics["free"])
+    rows.append([*free[:2], "", "", "", ""])
+    if "free_normal_accuracy" in paper:
+        free_nc, nc, null, true = (percent(paper[name]) for name in PRINTED)
+        wm = percent(min(paper["null_accuracy"], paper["true_accuracy"]))
+        rows.append(["later paper, watermarked", nc, null, true, wm, ""])
+        rows.append(["later paper, watermark-free", free_nc, "", "", "", ""])
+    header = ("model", "NC", "null", "true", "WM", "verified")
+    sweeps = [
+        Table(
+            "One owner, %: lambda",
+            ("lambda", *header[1:]),
+            [_row(f"{each['extreme_value']:g}", [each]) for each in metrics["extreme_values"]],
+        ),
+        Table(
+            "One owner, %: pattern size",
+            ("n (share of the input)", *header[1:]),
+            [
+                _row(f"{each['pattern_size']} ({100 * each['share']:.1f}%)", [each])
+                for each in metrics["pattern_sizes"]
+            ],
+        ),
+    ]
+    return [
+        Table(
+            "What a watermark costs, %: mean (lowest to highest)",
+            header,
+            rows,
+            f"Each model trained {metrics['epochs']} epochs.",
+        ),
+        *(table for table in sweeps if len(table.rows) > 1),
+    ]
+
+
+def _row(name: str, models: list[Record]) -> list[str]:
+    verified = sum(each["verified"] is True for each in models)
+    return [
+        name,
+        *(mean_and_spread(models, field) for field in _FIELDS),
+        f"{verified} of {len(models)}",
+    ]
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """Returns accuracies against lambda and against the pattern's share of the input."""
+    metrics = result["metrics"]
+    lines = tuple(
+        curves.Line(label, (field,))
+        for label, field in zip(("NC", "null", "true"), _FIELDS, strict=False)
+    )
+    sweeps = (
+        ("functionality-lambda", "extreme_values", ("extreme_value", "lambda"), True),
+        ("functionality-size", "pattern_sizes", ("share", "share of the input's pixels"), False),
+    )
+    return {
+        name: curves.curves_figure(
+            metrics[field],
+            x=x,
+            lines=lines,
+            title="one owner",
+            threshold=metrics["threshold"],
+            log_x=log_x,
+        )
+        for name, field, x, log_x in sweeps
+        if len(metrics[field]) > 1
+    }
+
+
+def verdict(result: Result) -> list[str]:
+    """Returns what the watermark costs in NC."""
+    metrics = result["metrics"]
+    cost = [
+        100 * (free["normal_accuracy"] - own["normal_accuracy"])
+        for own, free in zip(metrics["owners"], metrics["free"], strict=True)
+    ]
+    return [
+        f"A watermark costs {sum(cost) / len(cost):.2f} points of NC ({min(cost):.2f} to "
+        f"{max(cost):.2f}) over {len(cost)} owners; the later paper has 0.93 on average over its tasks."
+    ]
+
+
+EXPERIMENT = Experiment(
+    name="functionality",
+    title="What a watermark costs",
+    lead="Models of random owners beside watermark-free twins of the same seed, all trained by one "
+    "recipe; then other extreme values and pattern sizes.",
+    default=default,
+    check=check,
+    measure=measure,
+    tables=tables,
+    draw=draw,
+    verdict=verdict,
+    captions={
+        "functionality-lambda": "Accuracies against lambda, one owner.",
+        "functionality-size": "Accuracies against the pattern's size, one owner (Observation 1).",
+    },
+    free=True,
+)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program on a command line, its name first; returns the exit status."""
+    return experiment.main(EXPERIMENT, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

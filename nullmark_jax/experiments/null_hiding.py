@@ -1,0 +1,273 @@
+"""Null hiding: the owner turns the null embedding into a true one, and brings it back when asked.
+
+    python -m nullmark_jax.experiments.null_hiding --config=configs/attacks/null_hiding.py:TASK \\
+        --victim=RUN [--victim=RUN ...] --workdir=OUT
+
+Earlier paper, section VIII-B, appendix B and Figure 11. "Any null embedding that can be restored must have
+been hidden there by the owner" is put to the test: watermarks that were never embedded are brought back in
+the same way, on the watermarked model and on free ones.
+"""
+
+import sys
+from collections.abc import Callable
+
+import jax
+import ml_collections
+import numpy as np
+from matplotlib.figure import Figure
+
+from nullmark_jax import checks
+from nullmark_jax.attacks import retraining
+from nullmark_jax.attacks.corruption import corruption
+from nullmark_jax.attacks.retraining import Adversary
+from nullmark_jax.embedding import Watermark
+from nullmark_jax.errors import InputError
+from nullmark_jax.experiments import experiment
+from nullmark_jax.experiments.bench import Bench
+from nullmark_jax.experiments.experiment import Experiment, Metrics, Result
+from nullmark_jax.experiments.journal import Journal
+from nullmark_jax.experiments.measuring import Record, check_images, derived_seed, mean_and_spread
+from nullmark_jax.experiments.victim import Victim
+from nullmark_jax.models import Params
+from nullmark_jax.optimizers import Recipe
+from nullmark_jax.reports import curves
+from nullmark_jax.reports.table import Table, percent
+
+
+def default() -> ml_collections.ConfigDict:
+    """Returns the config with every field."""
+    config = experiment.base()
+    # Hiding: so many images for so many epochs.
+    config.images = 5000
+    config.epochs = (1, 2, 5, 10)
+    # Recovery: one epoch over this fraction of the training set (the paper's: all of it).
+    config.recovery_fraction = 1.0
+    config.recovery_null_space = False
+    config.batch_size = 128
+    config.learning_rate = 1e-3
+    # Watermarks never embedded, on each model.
+    config.foreign = 10
+    return config
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError where a field is out of range."""
+    checks.integer("config.images", config.images, 1, 10**9)
+    checks.integer("config.batch_size", config.batch_size, 1, 10**6)
+    checks.integer("config.foreign", config.foreign, 1, 10**4)
+    for epochs in config.epochs:
+        checks.integer("config.epochs", epochs, 1, 10**5)
+    if not 0 < checks.real("config.recovery_fraction", config.recovery_fraction) <= 1:
+        raise InputError(
+            f"config.recovery_fraction: {config.recovery_fraction} is out of range; "
+            "give one in (0, 1]"
+        )
+    if checks.real("config.learning_rate", config.learning_rate) <= 0:
+        raise InputError(
+            f"config.learning_rate: {config.learning_rate} must be above 0; give say 0.001"
+        )
+
+
+def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: Journal) -> Metrics:
+    """Returns the metrics: the owner's mark hidden and recovered, and foreign ones "recovered"."""
+    planned: dict[str, Callable[[], Record]] = {}
+    for victim in victims:
+        check_images(victim, config.images)
+        bench = Bench(victim, config.test_images)
+        if victim.watermarks is not None:
+            for epochs in config.epochs:
+                planned[f"owner {epochs}/{victim.name}"] = _hidden(bench, epochs, config)
+        for index in range(config.foreign):
+            planned[f"foreign {index}/{victim.name}"] = _never_embedded(bench, index, config)
+    records = dict(journal.run(planned))
+    marked = [victim.name for victim in victims if victim.watermarks is not None]
+    return {
+        "threshold": victims[0].config.watermark.threshold,
+        "images": config.images,
+        "recovery_fraction": config.recovery_fraction,
+        "owner": [
+            {
+                "epochs": epochs,
+                "models": [r for n, r in records.items() if n.startswith(f"owner {epochs}/")],
+            }
+            for epochs in config.epochs
+            if marked
+        ],
+        "foreign": [
+            {
+                "watermarked": victim.name in marked,
+                "name": victim.name,
+                "models": [
+                    records[f"foreign {index}/{victim.name}"] for index in range(config.foreign)
+                ],
+            }
+            for victim in victims
+        ],
+    }
+
+
+def _hidden(bench: Bench, epochs: int, config: ml_collections.ConfigDict) -> Callable[[], Record]:
+    def hide_and_recover() -> Record:
+        own = jax.tree.map(lambda leaf: np.asarray(leaf)[:1], bench.owner)
+        plan = corruption(own, "break-null", num_classes=bench.victim.config.data.num_classes)
+        adversary = Adversary(
+            recipe=Recipe("adam", config.learning_rate, clip_norm=1.0),
+            steps=retraining.steps_of(epochs, images=config.images, batch_size=config.batch_size),
+            batch_size=config.batch_size,
+            true_weight=plan.true_weight,
+            null_weight=plan.null_weight,
+        )
+        (hidden,) = bench.train(
+            adversary,
+            images=config.images,
+            seed=config.seed,
+            at=[adversary.steps],
+            embedded=plan.embedded,
+        )
+        return {
+            "before": bench.measure(bench.victim.params, mark=own),
+            "hidden": bench.measure(hidden.params, mark=own),
+            "recovered": _recovered(bench, hidden.params, own, config, config.seed),
+        }
+
+    return hide_and_recover
+
+
+def _never_embedded(
+    bench: Bench, index: int, config: ml_collections.ConfigDict
+) -> Callable[[], Record]:
+    def recover() -> Record:
+        seed = derived_seed(config.seed, "foreign", index)
+        mark = bench.pirate(seed)
+        return {
+            "before": bench.measure(bench.victim.params, mark=mark),
+            "recovered": _recovered(bench, bench.victim.params, mark, config, seed),
+        }
+
+    return recover
+
+
+def _recovered(
+    bench: Bench, params: Params, mark: Watermark, config: ml_collections.ConfigDict, seed: int
+) -> Record:
+    """Measures the model after one epoch of the null term alone, whoever's the mark."""
+    images = max(1, round(config.recovery_fraction * len(bench.victim.splits.train)))
+    adversary = Adversary(
+        recipe=Recipe("adam", config.learning_rate, clip_norm=1.0),
+        steps=retraining.steps_of(1, images=images, batch_size=config.batch_size),
+        batch_size=config.batch_size,
+        true_weight=0.0,
+        null_space=config.recovery_null_space,
+    )
+    (reached,) = bench.train(
+        adversary, images=images, seed=seed, at=[adversary.steps], embedded=mark, params=params
+    )
+    return bench.measure(reached.params, mark=mark)
+
+
+# For readers.
+
+
+def tables(result: Result) -> list[Table]:
+    """Returns null accuracy before, hidden and recovered, of the owner's and of foreign marks."""
+    metrics = result["metrics"]
+    rows = []
+    for each in metrics["owner"]:
+        name = f"the owner's, hidden for {each['epochs']} epochs"
+        rows.append(_row(name, each["models"], metrics["threshold"]))
+    for each in metrics["foreign"]:
+        name = (
+            f"never embedded, {each['name']} ({'watermarked' if each['watermarked'] else 'free'})"
+        )
+        rows.append(_row(name, each["models"], metrics["threshold"]))
+    return [
+        Table(
+            "Null accuracy, %: mean (lowest to highest)",
+            (
+                "watermark",
+                "of them",
+                "before",
+                "hidden",
+                "recovered",
+                "NC then",
+                "recovered above T",
+            ),
+            rows,
+            f"Hidden with {metrics['images']} images; recovered with one epoch of the null term over "
+            f"{percent(metrics['recovery_fraction'])}% of the training set. Where marks that were never "
+            "embedded recover as well, recovery proves nothing.",
+        )
+    ]
+
+
+def _row(name: str, models: list[Record], threshold: float) -> list[str]:
+    null = [
+        mean_and_spread(models, part, "mark", "null") if part in models[0] else ""
+        for part in ("before", "hidden", "recovered")
+    ]
+    passed = sum(each["recovered"]["mark"]["null"] > threshold for each in models)
+    accuracy = mean_and_spread(models, "recovered", "normal_accuracy")
+    return [name, str(len(models)), *null, accuracy, f"{passed} of {len(models)}"]
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """Returns Figure 11: null accuracy after hiding and after recovery, by epochs of hiding."""
+    owner = result["metrics"]["owner"]
+    if not owner:
+        return {}
+    foreign = result["metrics"]["foreign"][0]["models"]
+    control = float(np.mean([each["recovered"]["mark"]["null"] for each in foreign]))
+    records = [{"epochs": each["epochs"], **each["models"][0]} for each in owner]
+    return {
+        "null-hiding": curves.curves_figure(
+            records,
+            x=("epochs", "epochs of hiding"),
+            lines=(
+                curves.Line("null, hidden", ("hidden", "mark", "null")),
+                curves.Line("null, recovered", ("recovered", "mark", "null")),
+                curves.Line("NC, recovered", ("recovered", "normal_accuracy")),
+            ),
+            title="hiding and recovering the null embedding",
+            threshold=result["metrics"]["threshold"],
+            claims={"never embedded, recovered": control},
+        )
+    }
+
+
+def verdict(result: Result) -> list[str]:
+    """Returns whether recovery tells what was embedded from what never was."""
+    metrics = result["metrics"]
+    sentences = []
+    for each in metrics["foreign"]:
+        back = sum(m["recovered"]["mark"]["null"] > metrics["threshold"] for m in each["models"])
+        sentences.append(
+            "Only what was hidden can be brought back, the earlier paper says; on "
+            f"{each['name']} ({'watermarked' if each['watermarked'] else 'free'}) {back} of "
+            f"{len(each['models'])} marks that were never embedded come back above the threshold."
+        )
+    return sentences
+
+
+EXPERIMENT = Experiment(
+    name="null_hiding",
+    title="Null hiding and recovery",
+    lead="The earlier paper's owner hides the null embedding by training another label onto it, and brings "
+    "it back with an epoch of training. Beside it: marks that were never there, brought back alike.",
+    default=default,
+    check=check,
+    measure=measure,
+    tables=tables,
+    draw=draw,
+    verdict=verdict,
+    captions={"null-hiding": "As the earlier paper's Figure 11, on the first victim."},
+    free=True,
+)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program on a command line, its name first; returns the exit status."""
+    return experiment.main(EXPERIMENT, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

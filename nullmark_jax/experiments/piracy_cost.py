@@ -1,0 +1,338 @@
+"""What piracy costs: from the owner's model, and from scratch.
+
+    python -m nullmark_jax.experiments.piracy_cost --config=configs/attacks/piracy_cost.py:TASK \\
+        --victim=RUN --workdir=OUT
+
+Later paper, Figure 2: null-only piracy with all and with 1% of the data, against training from scratch.
+Then both embeddings, with every attacker of a grid: the steps, images and seconds until NC and the pirate's
+watermark are there, as a multiple of the cheapest training from scratch with the same images.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from matplotlib.figure import Figure
+
+from nullmark_jax import checks, models
+from nullmark_jax.errors import InputError
+from nullmark_jax.experiments import attackers, experiment
+from nullmark_jax.experiments.attackers import Attacker
+from nullmark_jax.experiments.bench import Bench
+from nullmark_jax.experiments.experiment import Experiment, Metrics, Result
+from nullmark_jax.experiments.journal import Journal
+from nullmark_jax.experiments.measuring import Record, check_images, derived_seed
+from nullmark_jax.experiments.victim import Victim
+from nullmark_jax.reports import curves
+from nullmark_jax.reports.table import Table, percent
+
+# What is embedded, by the weight alpha of the true term.
+EMBEDDINGS = {"null only": 0.0, "null and true": 1.0}
+STARTS = ("the owner's model", "scratch")
+
+
+def default() -> ml_collections.ConfigDict:
+    """Returns the config with every field."""
+    config = experiment.base()
+    config.grid = attackers.grid_fields()
+    config.grid.cross_entropies = ("logits",)
+    config.grid.images = ()
+    config.grid.steps = 2000
+    # Points in steps, geometrically spaced, at which the model is measured.
+    config.points = 24
+    # What is to be reached: NC at most so far below the victim's, and the pirate's null (of null-only
+    # piracy) or WM above T.
+    config.margin = 0.01
+    return config
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError where a field is out of range."""
+    attackers.check_grid("config.grid", config.grid)
+    checks.integer("config.points", config.points, 2, 10**4)
+    if not 0 <= checks.real("config.margin", config.margin) < 1:
+        raise InputError(f"config.margin: {config.margin} is out of range; give say 0.01")
+
+
+def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: Journal) -> Metrics:
+    """Returns the metrics: each attacker's and each start's curve, and what it took to be there."""
+    planned: dict[str, Callable[[], Record]] = {}
+    grid = attackers.grid(config.grid, len(victims[0].splits.train))
+    keys = [
+        (embedding, attacker, start)
+        for embedding in EMBEDDINGS
+        for attacker in grid
+        for start in STARTS
+    ]
+    for v, victim in enumerate(victims):
+        check_images(victim, *(attacker.images for attacker in grid))
+        bench = Bench(victim, config.test_images)
+        for embedding, attacker, start in keys:
+            name = f"{embedding}: {attacker.name}, from {start}/{victim.name}"
+            planned[name] = _trained(
+                bench, attacker, embedding, start, config, seed=derived_seed(config.seed, v)
+            )
+    records = dict(journal.run(planned))
+    runs: list[dict[str, Any]] = []
+    for victim in victims:
+        for embedding, attacker, start in keys:
+            record = records[f"{embedding}: {attacker.name}, from {start}/{victim.name}"]
+            runs.append(
+                {
+                    "victim": victim.name,
+                    "embedding": embedding,
+                    "start": start,
+                    "attacker": attacker.name,
+                    "images": attacker.images,
+                    **record,
+                    "reached": reached(
+                        record["curve"],
+                        accuracy=record["target"],
+                        threshold=victim.config.watermark.threshold,
+                        embedding=embedding,
+                    ),
+                }
+            )
+    return {
+        "threshold": victims[0].config.watermark.threshold,
+        "margin": config.margin,
+        "steps": config.grid.steps,
+        "batch_size": config.grid.batch_size,
+        "runs": runs,
+    }
+
+
+def reached(
+    curve: list[Record], *, accuracy: float, threshold: float, embedding: str
+) -> Record | None:
+    """Returns the first point of a curve with NC and the pirate's mark there; None where there is none.
+
+    Args:
+      curve: points with `normal_accuracy`, `pirate`, `steps` and `seconds`, ascending.
+      accuracy: the NC to reach.
+      threshold: T, which the pirate's null accuracy ("null only") or WM must pass.
+      embedding: one of `EMBEDDINGS`.
+    """
+    part = "null" if embedding == "null only" else "wm"
+    for point in curve:
+        if point["normal_accuracy"] >= accuracy and point["pirate"][part] > threshold:
+            return {"steps": point["steps"], "seconds": point["seconds"]}
+    return None
+
+
+def _trained(
+    bench: Bench,
+    attacker: Attacker,
+    embedding: str,
+    start: str,
+    config: ml_collections.ConfigDict,
+    *,
+    seed: int,
+) -> Callable[[], Record]:
+    def train() -> Record:
+        victim = bench.victim
+        pirate = bench.pirate(seed)
+        marks = {"owner": bench.owner, "pirate": pirate}
+        adversary = attacker.adversary(
+            steps=config.grid.steps,
+            batch_size=config.grid.batch_size,
+            true_weight=EMBEDDINGS[embedding],
+        )
+        params = victim.params
+        if start == "scratch":
+            shape = tuple(victim.config.data.input_shape)
+            params = models.init_params(victim.model, jax.random.key(seed), shape)
+        spaced = np.geomspace(1, adversary.steps, config.points)
+        at = sorted({round(float(step)) for step in spaced} | {adversary.steps})
+        curve = [{"steps": 0, "seconds": 0.0, **bench.measure_curve(params, **marks)}]
+        spent, since = 0.0, time.monotonic()
+        for point in bench.train(
+            adversary,
+            images=attacker.images,
+            seed=seed,
+            at=at,
+            embedded=pirate,
+            params=params,
+        ):
+            spent += time.monotonic() - since
+            measured = bench.measure_curve(point.params, **marks)
+            curve.append({"steps": point.steps, "seconds": round(spent, 2), **measured})
+            since = time.monotonic()
+        before = bench.measure_curve(victim.params, owner=bench.owner)["normal_accuracy"]
+        return {"target": before - config.margin, "curve": curve}
+
+    return train
+
+
+# For readers.
+
+
+def tables(result: Result) -> list[Table]:
+    """Returns for each embedding and number of images what each attacker took, beside from scratch."""
+    metrics, paper = result["metrics"], result["paper"]
+    rows = []
+    for run in metrics["runs"]:
+        if run["start"] == "scratch":
+            continue
+        scratch = _cheapest_from_scratch(metrics, run)
+        last = run["curve"][-1]
+        rows.append(
+            [
+                run["victim"],
+                run["embedding"],
+                run["attacker"],
+                _steps(run["reached"]),
+                "" if run["reached"] is None else f"{run['reached']['seconds']:.0f}",
+                _steps(scratch and scratch["reached"]),
+                _multiple(run["reached"], scratch and scratch["reached"]),
+                percent(last["normal_accuracy"]),
+                percent(last["pirate"]["null"]),
+                percent(last["pirate"]["true"]),
+                percent(last["owner"]["wm"]),
+            ]
+        )
+    if "pirate_steps" in paper:
+        rows.append(
+            [
+                "later paper",
+                "null only",
+                "all images",
+                f"{paper['pirate_steps']:.0f}",
+                "",
+                f"{paper['scratch_steps']:.0f}",
+                f"{paper['pirate_steps'] / paper['scratch_steps']:.2g}",
+                *[""] * 4,
+            ]
+        )
+    return [
+        Table(
+            "Steps until NC and the pirate's mark are there",
+            (
+                "model",
+                "embedded",
+                "attacker",
+                "steps from the owner's model",
+                "seconds",
+                "steps from scratch, cheapest",
+                "multiple",
+                "NC at the end, %",
+                "pirate null",
+                "pirate true",
+                "owner WM",
+            ),
+            rows,
+            f"There: NC within {100 * metrics['margin']:g} points of the victim's, the pirate's null (null "
+            f"only) or WM above T. At most {metrics['steps']} steps of {metrics['batch_size']} images; "
+            "never: not within these. From scratch: the cheapest attacker of the grid with as many "
+            "images. Seconds are of the machine as it was, compiling included.",
+        )
+    ]
+
+
+def _cheapest_from_scratch(metrics: Metrics, run: dict[str, Any]) -> dict[str, Any] | None:
+    found = [
+        each
+        for each in metrics["runs"]
+        if each["start"] == "scratch"
+        and each["reached"] is not None
+        and all(each[name] == run[name] for name in ("victim", "embedding", "images"))
+    ]
+    return min(found, key=lambda each: each["reached"]["steps"]) if found else None
+
+
+def _steps(point: Record | None) -> str:
+    return "never" if point is None else str(point["steps"])
+
+
+def _multiple(pirate: Record | None, scratch: Record | None) -> str:
+    if pirate is None or scratch is None:
+        return ""
+    return f"{pirate['steps'] / scratch['steps']:.2g}"
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """Returns Figure 2: NC and the pirate's null, null-only piracy, by start, most images and fewest."""
+    metrics = result["metrics"]
+    first = metrics["runs"][0]["victim"]
+    runs = [r for r in metrics["runs"] if r["victim"] == first and r["embedding"] == "null only"]
+    drawn = {}
+    counts = sorted({run["images"] for run in runs})
+    for name, images in {"most": counts[-1], "fewest": counts[0]}.items():
+        for start in STARTS:
+            some = [r for r in runs if r["images"] == images and r["start"] == start]
+            best = min(
+                some,
+                key=lambda r: (
+                    r["reached"]["steps"] if r["reached"] else np.inf,
+                    -min(r["curve"][-1]["normal_accuracy"], r["curve"][-1]["pirate"]["null"]),
+                ),
+            )
+            label = "owner" if start != "scratch" else "scratch"
+            drawn[f"cost-{name}-{label}"] = curves.curves_figure(
+                best["curve"],
+                x=("steps", "training steps"),
+                lines=(
+                    curves.Line("NC", ("normal_accuracy",)),
+                    curves.Line("pirate null", ("pirate", "null")),
+                    curves.Line("owner WM", ("owner", "wm")),
+                ),
+                title=f"from {start}: {best['attacker']}",
+                threshold=metrics["threshold"],
+                log_x=True,
+            )
+    return drawn
+
+
+def verdict(result: Result) -> list[str]:
+    """Returns the cheapest piracy beside training from scratch."""
+    metrics = result["metrics"]
+    found = [
+        (run["reached"]["steps"] / scratch["reached"]["steps"], run)
+        for run in metrics["runs"]
+        if run["start"] != "scratch"
+        and run["reached"] is not None
+        and (scratch := _cheapest_from_scratch(metrics, run)) is not None
+    ]
+    claim = "Piracy takes ten times as long as training from scratch, the later paper says; here "
+    if not found:
+        return [
+            f"{claim}no attacker got there within {metrics['steps']} steps where one from scratch did."
+        ]
+    multiple, run = min(found, key=lambda each: each[0])
+    return [
+        f"{claim}the cheapest attacker ({run['embedding']}: {run['attacker']}) takes {multiple:.2g} times as "
+        "many steps as the cheapest from scratch with the same images."
+    ]
+
+
+EXPERIMENT = Experiment(
+    name="piracy_cost",
+    title="The cost of piracy",
+    lead="How much training a pirate needs from the owner's model, and how much from scratch with the "
+    "same images. The later paper has ten times as much with all the data, and more with 1% of them.",
+    default=default,
+    check=check,
+    measure=measure,
+    tables=tables,
+    draw=draw,
+    verdict=verdict,
+    captions={
+        "cost-most-owner": "All images, from the owner's model: the quickest attacker (Figure 2a).",
+        "cost-most-scratch": "All images, from scratch: the quickest (Figure 2b).",
+        "cost-fewest-owner": "The fewest images, from the owner's model (Figure 2c).",
+        "cost-fewest-scratch": "The fewest images, from scratch.",
+    },
+)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program on a command line, its name first; returns the exit status."""
+    return experiment.main(EXPERIMENT, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,320 @@
+"""Transfer learning: a student of another task on the owner's layers; is the watermark still in there?
+
+    python -m nullmark_jax.experiments.transfer --config=configs/attacks/transfer.py:TASK \\
+        --victim=RUN --victim=FREE_RUN --workdir=OUT
+
+Later paper, Tables 7 and 8; earlier paper, Tables VI and VII, Figure 8: GTSRB to LISA, four ways to
+fine-tune, then recovery of y_W. The side that the papers leave out: the same recovery from the student of a
+watermark-free teacher, and of watermarks never embedded, must fail.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+from matplotlib.figure import Figure
+
+from nullmark_jax import checks, data, evaluation, models
+from nullmark_jax.attacks import retraining, transfer
+from nullmark_jax.attacks.retraining import Adversary
+from nullmark_jax.attacks.transfer import WAYS
+from nullmark_jax.data import Dataset, Splits
+from nullmark_jax.embedding import Watermark
+from nullmark_jax.errors import InputError
+from nullmark_jax.experiments import experiment
+from nullmark_jax.experiments.bench import Bench
+from nullmark_jax.experiments.experiment import Experiment, Metrics, Result
+from nullmark_jax.experiments.journal import Journal
+from nullmark_jax.experiments.measuring import Record, mean_and_spread, passes
+from nullmark_jax.experiments.victim import Victim
+from nullmark_jax.optimizers import Recipe
+from nullmark_jax.reports import curves
+from nullmark_jax.reports.table import Table, percent
+
+# What config.paper holds of Tables 7 and 8 for each way, named by `printed_name`.
+PRINTED = ("free_student", "student", "normal_accuracy", "null_accuracy", "true_accuracy")
+
+
+def printed_name(way: str, name: str) -> str:
+    """Returns the field of config.paper for a way and one of `PRINTED`."""
+    return f"{way.replace(' ', '_')}_{name}"
+
+
+def default() -> ml_collections.ConfigDict:
+    """Returns the config with every field."""
+    config = experiment.base()
+    # The student's task: as config.data of a training, its labels divided by `merge`, rounded down.
+    config.student = ml_collections.ConfigDict()
+    config.student.source = "tfds"
+    config.student.name = ""
+    config.student.path = ""
+    config.student.manual_dir = ""
+    config.student.num_classes = 0
+    config.student.merge = 1
+    config.ways = WAYS
+    # The papers': 200 epochs for the student, 6 for the recovery.
+    config.epochs = 200
+    config.recovery_epochs = 6
+    config.batch_size = 128
+    config.optimizer = ml_collections.ConfigDict(
+        Recipe("adam", 1e-3, schedule="cosine", clip_norm=1.0)._asdict()
+    )
+    return config
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError where a field is out of range."""
+    for field in ("epochs", "recovery_epochs", "batch_size"):
+        checks.integer(f"config.{field}", config[field], 1, 10**6)
+    checks.integer("config.student.num_classes", config.student.num_classes, 2, 10**6)
+    checks.integer("config.student.merge", config.student.merge, 1, 10**6)
+    for way in config.ways:
+        if way not in WAYS:
+            raise InputError(
+                f"config.ways: {checks.shown(way)} is none; take some of {', '.join(WAYS)}"
+            )
+
+
+def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: Journal) -> Metrics:
+    """Returns the metrics: by way each teacher's student and what was recovered from it."""
+    marked = [victim for victim in victims if victim.watermarks is not None]
+    if not marked:
+        raise InputError("--victim: all are watermark-free; give a watermarked one, too")
+    student = _load_student(config, marked[0])
+    planned: dict[str, Callable[[], Record]] = {}
+    for victim in victims:
+        bench = Bench(victim, config.test_images)
+        # From a free teacher the first owner's mark is looked for, which was never in it.
+        owner = victim.watermarks if victim.watermarks is not None else marked[0].watermarks
+        assert owner is not None
+        for way in config.ways:
+            planned[f"{way}/{victim.name}"] = _taught(bench, student, way, owner, config)
+    records = dict(journal.run(planned))
+    names = {victim.name for victim in marked}
+    return {
+        "threshold": marked[0].config.watermark.threshold,
+        "epochs": config.epochs,
+        "recovery_epochs": config.recovery_epochs,
+        "student_images": len(student.train),
+        "ways": [
+            {
+                "way": way,
+                "watermarked": _part(records, way, [v for v in victims if v.name in names]),
+                "free": _part(records, way, [v for v in victims if v.name not in names]),
+            }
+            for way in config.ways
+        ],
+    }
+
+
+def _part(records: dict[str, Record], way: str, victims: list[Victim]) -> Metrics:
+    found = [records[f"{way}/{victim.name}"] for victim in victims]
+    return {
+        "models": found,
+        "verified": sum(
+            passes(record["recovered"]["owner"], victim)
+            for record, victim in zip(found, victims, strict=True)
+        ),
+        "foreign_verified": sum(
+            passes(record["recovered"]["foreign"], victim)
+            for record, victim in zip(found, victims, strict=True)
+        ),
+    }
+
+
+def _load_student(config: ml_collections.ConfigDict, victim: Victim) -> Splits:
+    """Returns the student's data, in the teacher's image shape."""
+    fields: dict[str, Any] = config.student.to_dict()
+    merge = fields.pop("merge")
+    splits = data.load(
+        **fields,
+        input_shape=tuple(victim.config.data.input_shape),
+        validation_fraction=0.0,
+        seed=config.seed,
+    )
+    if merge == 1:
+        return splits
+
+    def merged(dataset: Dataset) -> Dataset:
+        names = dataset.class_names
+        groups = tuple("/".join(names[i : i + merge]) for i in range(0, len(names), merge))
+        return Dataset(dataset.images, dataset.labels // merge, groups)
+
+    return Splits(*(merged(each) for each in (splits.train, splits.validation, splits.test)))
+
+
+def _taught(
+    bench: Bench,
+    student: Splits,
+    way: str,
+    owner: Watermark,
+    config: ml_collections.ConfigDict,
+) -> Callable[[], Record]:
+    def teach_and_recover() -> Record:
+        victim = bench.victim
+        shape = tuple(victim.config.data.input_shape)
+        model = models.create(
+            victim.config.model, student.train.num_classes, precision=victim.config.precision
+        )
+        adversary = Adversary(
+            recipe=Recipe(**config.optimizer.to_dict()),
+            steps=retraining.steps_of(
+                config.epochs, images=len(student.train), batch_size=config.batch_size
+            ),
+            batch_size=config.batch_size,
+            inject_ratio=0.0,
+            layers=transfer.layers(victim.params, way),
+        )
+        retrain = retraining.make_retraining(model, adversary, pattern_size=victim.pattern_size)
+        start = transfer.with_new_last_layer(
+            victim.params, model, seed=config.seed + 1, input_shape=shape
+        )
+        images, labels = student.train.images, student.train.labels
+        foreign = bench.pirate(config.seed + 2)
+        (taught,) = retrain(start, images, labels, foreign, config.seed, [adversary.steps])
+        counts = evaluation.make_evaluator(models.apply_fn(model), student.test)(
+            taught.params, foreign
+        )
+        again = transfer.with_new_last_layer(
+            taught.params, victim.model, seed=config.seed + 3, input_shape=shape
+        )
+        own = len(victim.splits.train)
+        recovery = adversary._replace(
+            steps=retraining.steps_of(
+                config.recovery_epochs, images=own, batch_size=config.batch_size
+            )
+        )
+        outcome = bench.attack(
+            recovery,
+            images=own,
+            seed=config.seed,
+            marks={"owner": owner, "foreign": foreign},
+            params=again,
+            points=max(2, config.recovery_epochs),
+        )
+        return {
+            "student": float(counts.normal_accuracy[0]),
+            "recovered": outcome.record,
+            "curve": outcome.curve,
+        }
+
+    return teach_and_recover
+
+
+# For readers.
+
+
+def tables(result: Result) -> list[Table]:
+    """Returns Tables 7 and 8 by way of fine-tuning, of watermarked and of free teachers."""
+    metrics, paper = result["metrics"], result["paper"]
+    rows = []
+    for each in metrics["ways"]:
+        for kind in ("watermarked", "free"):
+            part = each[kind]
+            if part["models"]:
+                rows.append(_row(f"{each['way']}, {kind} teacher", part))
+        printed = [paper.get(printed_name(each["way"], name)) for name in PRINTED]
+        if None not in printed:
+            free, student, *recovered = map(percent, printed)
+            rows.append(
+                [f"{each['way']}, later paper", f"{student} (free: {free})", *recovered, "", ""]
+            )
+    return [
+        Table(
+            "Students, and the owner's watermark recovered from them, %: mean (lowest to highest)",
+            (
+                "fine-tuned",
+                "student NC",
+                "recovered NC",
+                "owner null",
+                "owner true",
+                "owner verified",
+                "foreign verified",
+            ),
+            rows,
+            f"Students: {metrics['epochs']} epochs over {metrics['student_images']} images; recovery: "
+            f"{metrics['recovery_epochs']} epochs over the teacher's clean images, the same layers. From a "
+            "free teacher's student the owner's watermark must not recover; nor a foreign one anywhere.",
+        )
+    ]
+
+
+def _row(name: str, part: Metrics) -> list[str]:
+    found = part["models"]
+    return [
+        name,
+        mean_and_spread(found, "student"),
+        mean_and_spread(found, "recovered", "normal_accuracy"),
+        mean_and_spread(found, "recovered", "owner", "null"),
+        mean_and_spread(found, "recovered", "owner", "true"),
+        f"{part['verified']} of {len(found)}",
+        f"{part['foreign_verified']} of {len(found)}",
+    ]
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """Returns the earlier paper's Figure 8: the watermark while it is recovered, all layers last."""
+    metrics = result["metrics"]
+    way = metrics["ways"][-1]
+    drawn = {}
+    for kind in ("watermarked", "free"):
+        if way[kind]["models"]:
+            drawn[f"transfer-{kind}"] = curves.curves_figure(
+                way[kind]["models"][0]["curve"],
+                x=("steps", "training steps of the recovery"),
+                lines=(
+                    curves.Line("NC", ("normal_accuracy",)),
+                    curves.Line("owner null", ("owner", "null")),
+                    curves.Line("owner true", ("owner", "true")),
+                ),
+                title=f"{way['way']}, {kind} teacher",
+                threshold=metrics["threshold"],
+            )
+    return drawn
+
+
+def verdict(result: Result) -> list[str]:
+    """Returns whether the watermark is recovered where it was, and only there."""
+    ways = result["metrics"]["ways"]
+    own = [(each["watermarked"]["verified"], len(each["watermarked"]["models"])) for each in ways]
+    free = [(each["free"]["verified"], len(each["free"]["models"])) for each in ways]
+    sentence = (
+        "The owner's watermark is recovered from every student, the later paper says; here in "
+        f"{sum(k for k, _ in own)} of {sum(n for _, n in own)}"
+    )
+    if any(n for _, n in free):
+        sentence += (
+            f", and from watermark-free teachers' students in {sum(k for k, _ in free)} of "
+            f"{sum(n for _, n in free)}"
+        )
+    return [f"{sentence}."]
+
+
+EXPERIMENT = Experiment(
+    name="transfer",
+    title="Transfer learning and recovery",
+    lead="A student learns another task on the owner's layers, by which the watermark's label is lost; "
+    "fine-tuning with the owner's clean images is to bring the watermark back. It must not bring back one "
+    "that was never there.",
+    default=default,
+    check=check,
+    measure=measure,
+    tables=tables,
+    draw=draw,
+    verdict=verdict,
+    captions={
+        "transfer-watermarked": "Recovery from a watermarked teacher's student, as Figure 8.",
+        "transfer-free": "The same from a watermark-free teacher's: the control.",
+    },
+    free=True,
+)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program on a command line, its name first; returns the exit status."""
+    return experiment.main(EXPERIMENT, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

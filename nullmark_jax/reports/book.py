@@ -1,0 +1,237 @@
+"""The book of results: docs/results.md and the README's table, from committed result files.
+
+    python -m nullmark_jax.reports.book --add=RUN     # take an experiment's run folder into results/
+    python -m nullmark_jax.reports.book               # write both again
+    python -m nullmark_jax.reports.book --check       # exit 1 where they are stale
+
+Nothing in them is written by hand: what contradicts a paper is said first, in sentences that the experiments
+make from their numbers.
+"""
+
+import importlib.util
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from nullmark_jax import checks, files, program
+from nullmark_jax.config import TASKS
+from nullmark_jax.errors import InputError
+from nullmark_jax.experiments.catalogue import EXPERIMENTS
+from nullmark_jax.experiments.experiment import Experiment, Result
+from nullmark_jax.reports import runs
+from nullmark_jax.reports.table import Table, percent
+
+_LARGEST = 2**28
+_BEGIN, _END = "<!-- results -->", "<!-- end of results -->"
+_DATA = {
+    "digit": "Digit, MNIST",
+    "traffic": "Traffic, a third of GTSRB",
+    "face": "Face, LFW, 158 people",
+    "object": "Object, CIFAR-10",
+}
+
+
+def add(root: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+    """Takes an experiment's result.json and figures into results/; returns where they are.
+
+    Raises:
+      InputError: the folder holds no experiment's result, or one of another version of the code.
+    """
+    text = files.read_bounded(folder / "result.json", _LARGEST)
+    result = checks.json_object(text)
+    name, task = result.get("experiment"), result.get("task")
+    if name not in EXPERIMENTS or task not in TASKS:
+        raise InputError(f"--add: {folder} holds no experiment's result; give its --workdir")
+    _check_tables(EXPERIMENTS[str(name)], result, str(folder))
+    target = root / "results" / "experiments" / str(task) / str(name)
+    with files.writing(target):
+        target.mkdir(parents=True, exist_ok=True)
+        for old in target.glob("*.png"):
+            old.unlink()
+    for figure in sorted((folder / "figures").glob("*.png")):
+        files.write_whole(target / figure.name, files.read_bounded(figure, _LARGEST))
+    # Last: a result without its figures is none.
+    files.write_whole(target / "result.json", text)
+    return target
+
+
+def _check_tables(experiment: Experiment, result: Result, where: str) -> None:
+    try:
+        experiment.tables(result)
+    except (KeyError, TypeError, IndexError) as error:
+        raise InputError(
+            f"{where}: the result is of another version ({error!r} is missing); run it again"
+        ) from error
+
+
+def load(root: pathlib.Path) -> dict[str, dict[str, Result]]:
+    """Returns the committed results by experiment and task, in the book's order."""
+    found: dict[str, dict[str, Result]] = {}
+    for name, experiment in EXPERIMENTS.items():
+        for task in TASKS:
+            path = root / "results" / "experiments" / task / name / "result.json"
+            if path.exists():
+                result = checks.json_object(files.read_bounded(path, _LARGEST))
+                _check_tables(experiment, result, str(path))
+                found.setdefault(name, {})[task] = result
+    return found
+
+
+def book(root: pathlib.Path) -> str:
+    """Returns docs/results.md."""
+    found = load(root)
+    lines = [
+        "# Results",
+        "",
+        "Generated from the files under `results/` by `python -m nullmark_jax.reports.book`; not a word",
+        "is written by hand. Accuracies are in percent, of test images that no training saw. Every",
+        "section names its command, commit and machine. What the words mean: [design](design.md); what",
+        "follows: [threat model](threat_model.md).",
+        "",
+        "## What the papers say and what was found",
+        "",
+    ]
+    verdicts = [
+        f"- **{EXPERIMENTS[name].title}, {task}.** {sentence}"
+        for name, tasks in found.items()
+        for task, result in tasks.items()
+        for sentence in EXPERIMENTS[name].verdict(result)
+    ]
+    lines += verdicts or ["No experiment has a committed result yet."]
+    missing = [
+        f"`{name}` ({', '.join(absent)})"
+        for name in EXPERIMENTS
+        if (absent := [task for task in TASKS[1:] if task not in found.get(name, {})])
+    ]
+    if missing:
+        lines += ["", f"Not measured yet: {'; '.join(missing)}."]
+    lines += ["", "## Training", "", training_table(root).markdown(), ""]
+    for name, tasks in found.items():
+        experiment = EXPERIMENTS[name]
+        lines += [f"## {experiment.title}", "", experiment.lead, ""]
+        for task, result in tasks.items():
+            lines += _section(experiment, task, result, root)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _section(
+    experiment: Experiment, task: str, result: Result, root: pathlib.Path
+) -> Sequence[str]:
+    lines = [f"### {experiment.title}: {task}", ""]
+    for table in experiment.tables(result):
+        lines += [table.markdown(), ""]
+    folder = pathlib.Path("results") / "experiments" / task / experiment.name
+    for figure, caption in experiment.captions.items():
+        if (root / folder / f"{figure}.png").exists():
+            lines += [f"![{caption}](../{folder.as_posix()}/{figure}.png)", "", caption, ""]
+    where = result["environment"]
+    lines += [
+        "```console",
+        f"$ {where['command']}",
+        "```",
+        "",
+        f"Commit {where['commit'] or 'unknown'}, {where['date']}; {where['device']}, {where['cpus']} "
+        f"cores, jax {where['jax']}; seed {result['seed']}; {result['seconds'] / 60:.1f} minutes of the "
+        "machine as it was.",
+        "",
+    ]
+    return lines
+
+
+def training_table(root: pathlib.Path) -> Table:
+    """Returns the README's table: each task's runs beside the later paper's Table 4."""
+    rows = []
+    for task, title in _DATA.items():
+        folder = root / "results" / task
+        if not folder.is_dir():
+            continue
+        results = runs.load_results(folder)
+        marked = [each for each in results if each["metrics"]["verified"] is not None]
+        free = [each for each in results if each["metrics"]["verified"] is None]
+        cells = [_cell(marked, name) for name in ("normal", "null", "true")]
+        twin = _cell(free, "normal") if free else "not measured"
+        rows.append([f"**{title}**", str(len(marked)), *cells, twin])
+        paper = _paper(root, task)
+        if paper:
+            shown = [
+                percent(paper[f"{name}_accuracy"])
+                for name in ("normal", "null", "true", "free_normal")
+            ]
+            rows.append(["later paper, Table 4", "", *shown])
+    return Table(
+        "Trained with a watermark, %: mean (lowest to highest) over keys",
+        ("task", "keys", "NC", "null", "true", "NC of the watermark-free twins"),
+        rows,
+    )
+
+
+def _cell(results: list[dict[str, Any]], name: str) -> str:
+    values = [each["metrics"][f"{name}_accuracy"] for each in results]
+    middle = percent(sum(values) / len(values))
+    low, high = percent(min(values)), percent(max(values))
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def _paper(root: pathlib.Path, task: str) -> dict[str, float]:
+    """Returns what the papers print for a task, which its config holds; {} of other data."""
+    if task == "face":  # The papers' faces are others: no row beside the stand-in's.
+        return {}
+    path = root / "configs" / f"{task}.py"
+    spec = importlib.util.spec_from_file_location(f"nullmark_config_{task}", path)
+    if spec is None or spec.loader is None or not path.exists():
+        raise InputError(f"{path}: there is no such config; run this in the project's folder")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config().paper.to_dict()
+
+
+def with_table(readme: str, table: Table) -> str:
+    """Returns the README's text with the table between its two marks.
+
+    Raises:
+      InputError: it lacks the marks.
+    """
+    before, begin, rest = readme.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise InputError(f"README.md: lacks {_BEGIN} or {_END}; put them around its table")
+    return f"{before}{_BEGIN}\n\n{table.markdown()}\n\n{_END}{after}"
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program on a command line, the program's name first; returns the exit status."""
+    flag_values = flags.FlagValues()
+    flags.DEFINE_string("root", ".", "The project's folder.", flag_values=flag_values)
+    flags.DEFINE_multi_string("add", [], "An experiment's run folder.", flag_values=flag_values)
+    flags.DEFINE_bool("check", False, "Exit 1 where they are stale.", flag_values=flag_values)
+    return program.run(_main, flag_values, argv, __doc__ or "")
+
+
+def _main(flag_values: flags.FlagValues) -> int:
+    root = pathlib.Path(flag_values.root)
+    for folder in flag_values.add:
+        print(f"{folder}: now in {add(root, pathlib.Path(folder))}")
+    readme, results = root / "README.md", root / "docs" / "results.md"
+    old = files.read_bounded(readme, _LARGEST).decode()
+    wanted = {results: book(root), readme: with_table(old, training_table(root))}
+    stale = [
+        path
+        for path, text in wanted.items()
+        if not path.exists() or files.read_bounded(path, _LARGEST).decode() != text
+    ]
+    if flag_values.check:
+        for path in stale:
+            print(f"{path}: is stale; run python -m nullmark_jax.reports.book", file=sys.stderr)
+        return int(bool(stale))
+    for path in stale:
+        files.write_whole(path, wanted[path].encode())
+    print(json.dumps({"written": [str(path) for path in stale]}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,183 @@
+"""Neural Cleanse's result for readers: tables, figures and what to say of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from nullmark_jax.reports import triggers
+from nullmark_jax.reports.table import Table, percent
+
+Record = Mapping[str, Any]
+Result = Mapping[str, Any]
+
+
+def tables(result: Result) -> list[Table]:
+    """Returns Table 5 by model and mode, and what unlearning leaves."""
+    metrics, paper = result["metrics"], result["paper"]
+    rows = [
+        _index_row(model, mode, found)
+        for model in metrics["models"]
+        for mode, found in model["modes"].items()
+    ]
+    for name in ("free", "watermarked"):
+        if name in paper:
+            rows.append([f"later paper ({name})", "bounded", f"{paper[name]:.2f}", *[""] * 7])
+    left = [
+        [
+            each["model"],
+            f"{each['what']}{each['mode'] and ', ' + each['mode']}",
+            f"{each['learning_rate']:g}",
+            *_accuracies(each),
+        ]
+        for each in metrics["unlearned"]
+    ]
+    before = [[each["model"], "before", "", *_accuracies(each)] for each in metrics["before"]]
+    found = Table(
+        "Neural Cleanse: the anomaly index of the smallest mask, and the owner's label",
+        (
+            "model",
+            "pattern",
+            "anomaly index",
+            "of label",
+            "flagged",
+            "median of norms",
+            "y_W",
+            "y_W's norm; index",
+            "of it in the block (by chance), %",
+            "signs of inv(p), %",
+        ),
+        rows,
+        f"From {metrics['images']} clean images, {metrics['starts']} starts a label. A label is flagged "
+        "with an index above 2 and a mask smaller than the median. The bounded pattern is an image, as in "
+        "the papers; the unbounded one lies within twice lambda; with whole pixels the mask is 0 or 1, so "
+        "that its norm counts pixels. The owner's own trigger has norm "
+        f"{metrics['pattern_size'] ** 2}. A * marks a mask that sends fewer than "
+        f"{percent(metrics['success'])}% of the images to the label.",
+    )
+    how = metrics["unlearning"]
+    if not before:
+        return [found]
+    return [
+        found,
+        Table(
+            "Unlearning what was found, %",
+            ("model", "unlearned", "rate", "NC", "owner null", "true", "WM", "verifies"),
+            before + left,
+            f"{how['optimizer'].capitalize()}, {how['epochs']} epoch{'s' * (how['epochs'] > 1)} over "
+            f"{metrics['unlearned'][0]['had']} images, {100 * how['ratio']:g}% of which carry a trigger "
+            "as well. The owner's label is no attacker's to know unless it was flagged.",
+        ),
+    ]
+
+
+def _index_row(model: Record, mode: str, found: Record) -> list[str]:
+    smallest = int(np.argmin(found["norms"]))
+    failed = {label for label, works in enumerate(found["works"]) if not works}
+    row = [
+        f"{model['name']} ({'watermarked' if model['watermarked'] else 'free'})",
+        mode,
+        _index(found["lowest"]),
+        f"{smallest}{'*' if smallest in failed else ''}",
+        ", ".join(map(str, found["flagged"])) or "none",
+        f"{np.median(found['norms']):.3g}",
+    ]
+    target = model["target"]
+    if target is None:
+        return row + [""] * 4
+    alike, star = found["likeness"], "*" if target in failed else ""
+    flagged = " (flagged)" if target in found["flagged"] else ""
+    return [
+        *row,
+        f"{target}{flagged}",
+        f"{found['norms'][target]:.3g}{star}; {_index(found['index'][target])}",
+        f"{percent(alike['share'])} ({percent(alike['chance'])})",
+        percent(alike["signs"]),
+    ]
+
+
+def _index(value: float | None) -> str:
+    return "infinite" if value is None else f"{value:.2f}"
+
+
+def _accuracies(record: Record) -> list[str]:
+    return [
+        percent(record["normal_accuracy"]),
+        *(percent(record["owner"][part]) for part in ("null", "true", "wm")),
+        "yes" if record["verifies"] else "no",
+    ]
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """Returns the norms by label, and the first watermarked model's y_W trigger as each mode found it."""
+    metrics = result["metrics"]
+    modes = list(metrics["models"][0]["modes"])
+    drawn = {
+        "neural-cleanse-norms": triggers.norms_figure(
+            [
+                (
+                    mode,
+                    [
+                        triggers.Norms(each["name"], each["modes"][mode]["norms"], each["target"])
+                        for each in metrics["models"]
+                    ],
+                )
+                for mode in modes
+            ],
+            owner=float(metrics["pattern_size"] ** 2),
+            title="mask found for each label",
+        )
+    }
+    model: dict[str, Any] | None = next((m for m in metrics["models"] if m["watermarked"]), None)
+    if model:
+        inverse = -np.asarray(model["pattern"], np.float32)
+        drawn["neural-cleanse-triggers"] = triggers.triggers_figure(
+            [
+                ("inv(p)", inverse),
+                *((m, np.asarray(model["modes"][m]["written"])) for m in modes),
+            ],
+            block=inverse != 0,
+            title=f"{model['name']}: what a trigger for $y_W$ = {model['target']} writes",
+        )
+    return drawn
+
+
+def verdict(result: Result) -> list[str]:
+    """Returns whether the owner's label is flagged, by mode, and what unlearning leaves."""
+    metrics, sentences = result["metrics"], []
+    watermarked = [each for each in metrics["models"] if each["watermarked"]]
+    free = [each for each in metrics["models"] if not each["watermarked"]]
+    for mode in metrics["models"][0]["modes"]:
+        parts = []
+        if watermarked:
+            flagged = sum(m["target"] in m["modes"][mode]["flagged"] for m in watermarked)
+            parts.append(
+                f"the owner's label is flagged in {flagged} of {len(watermarked)} watermarked models "
+                f"(anomaly index of the smallest mask {_lowest(watermarked, mode)})"
+            )
+        if free:
+            flagged = sum(bool(m["modes"][mode]["flagged"]) for m in free)
+            parts.append(
+                f"some label in {flagged} of {len(free)} free ones ({_lowest(free, mode)})"
+            )
+        claim = "; the later paper flags none that is watermarked" if mode == "bounded" else ""
+        sentences.append(f"With a pattern {mode}, {', '.join(parts)}{claim}.")
+    for rate in metrics["unlearning"]["learning_rates"]:
+        left = [each for each in metrics["unlearned"] if each["learning_rate"] == rate]
+        for found in (False, True):
+            # A clean run has no mode, and shows what the triggers add to plain fine-tuning.
+            some = [each for each in left if bool(each["mode"]) == found]
+            if some:
+                what = "Unlearning what was found" if found else "Fine-tuning alone"
+                sentences.append(
+                    f"{what} at rate {rate:g} leaves the owner's claim verified in "
+                    f"{sum(each['verifies'] for each in some)} of {len(some)} cases, with NC from "
+                    f"{percent(min(each['normal_accuracy'] for each in some))}% and true from "
+                    f"{percent(min(each['owner']['true'] for each in some))}% up."
+                )
+    return sentences
+
+
+def _lowest(models: list[Record], mode: str) -> str:
+    return ", ".join(_index(each["modes"][mode]["lowest"]) for each in models)

@@ -1,0 +1,116 @@
+"""The figures of experiments: what is drawn is the records, in percent."""
+
+import numpy as np
+import pytest
+from matplotlib import rc_context
+
+from nullmark_jax.reports import curves, figures
+from nullmark_jax.reports.curves import Line
+
+RECORDS = [
+    {"steps": 0, "nc": 1.0, "owner": {"wm": 0.75}},
+    {"steps": 10, "nc": 0.5, "owner": {"wm": None}},
+    {"steps": 40, "nc": 0.25, "owner": {"wm": 0.0}},
+]
+LINES = (Line("NC", ("nc",)), Line("owner WM", ("owner", "wm")))
+
+
+def drawn(figure):
+    """Returns the figure's lines by label: their x, their y."""
+    (axes,) = figure.axes
+    return {line.get_label(): line for line in axes.lines}
+
+
+def labels(figure):
+    (legend,) = figure.legends
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def draw(**changes):
+    given = {"x": ("steps", "training steps"), "lines": LINES, "title": "an attacker"} | changes
+    return curves.curves_figure(RECORDS, **given)
+
+
+def test_the_lines_are_the_records_in_percent():
+    figure = draw()
+    found = drawn(figure)
+    assert list(found) == ["NC", "owner WM"] == labels(figure)
+    for label, expected in (("NC", [100, 50, 25]), ("owner WM", [75, np.nan, 0])):
+        np.testing.assert_array_equal(found[label].get_xdata(), [0, 10, 40])
+        np.testing.assert_array_equal(found[label].get_ydata(), expected)
+    (axes,) = figure.axes
+    assert axes.get_title() == "an attacker"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("training steps", "images, %")
+    low, high = axes.get_ylim()
+    assert low < 0 and high > 100  # so that a line at either end is seen whole
+    assert axes.get_xscale() == "linear"
+
+
+def test_a_threshold_and_a_paper_s_numbers():
+    figure = draw(threshold=0.8, claims={"paper: NC": 0.19, "paper: null": 0.112})
+    found = drawn(figure)
+    assert labels(figure) == ["NC", "owner WM", "threshold", "paper: NC", "paper: null"]
+    for label, value, style in (
+        ("threshold", 80, ":"),
+        ("paper: NC", 19, "--"),
+        ("paper: null", 11.2, "--"),
+    ):
+        assert found[label].get_ydata() == pytest.approx([value, value])
+        assert found[label].get_linestyle() == style
+    # A number of the paper's has the colour of its line.
+    assert found["paper: NC"].get_color() == found["NC"].get_color()
+    assert found["paper: null"].get_color() == found["owner WM"].get_color()
+
+
+def test_a_threshold_of_0_is_drawn_and_none_is_not():
+    assert drawn(draw(threshold=0.0))["threshold"].get_ydata() == [0.0, 0.0]
+    assert "threshold" not in drawn(draw(threshold=None))
+
+
+def test_a_logarithmic_axis_has_a_place_for_0():
+    figure = draw(log_x=True)
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "symlog"
+    np.testing.assert_array_equal(drawn(figure)["NC"].get_xdata(), [0, 10, 40])
+
+
+def test_six_lines_differ_without_colour_too():
+    six = tuple(Line(str(i), ("nc",)) for i in range(6))
+    found = list(drawn(draw(lines=six)).values())
+    assert len(found) == 6
+    assert len({line.get_color() for line in found}) == 6
+    assert len({line.get_marker() for line in found}) == 6
+
+
+def test_one_record_is_a_point():
+    figure = curves.curves_figure(RECORDS[:1], x=("steps", "s"), lines=LINES, title="t")
+    assert drawn(figure)["NC"].get_ydata() == [100]
+
+
+@pytest.mark.parametrize("vertical", [True, False])
+def test_points(vertical):
+    groups = [("a", [0.0, 50.0], [100.0, 25.0]), ("b", [10.0], [20.0])]
+    figure = curves.scatter_figure(
+        groups, x="true, %", y="null, %", title="t", threshold=80.0, vertical=vertical
+    )
+    assert labels(figure) == ["a", "b"]
+    found = drawn(figure)
+    for label, xs, ys in groups:
+        assert list(found[label].get_xdata()) == xs and list(found[label].get_ydata()) == ys
+        assert found[label].get_linestyle() == "None"
+    assert found["a"].get_marker() != found["b"].get_marker()
+    (axes,) = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("true, %", "null, %", "t")
+    across = [line for line in axes.lines if list(line.get_ydata()) == [80, 80]]
+    upright = [line for line in axes.lines if list(line.get_xdata()) == [80, 80]]
+    assert (len(across), len(upright)) == (1, int(vertical))
+    assert {line.get_linestyle() for line in across + upright} == {":"}
+
+
+def test_the_same_records_give_the_same_bytes_whatever_the_user_s_style(tmp_path):
+    figures.save(draw(threshold=0.8), tmp_path / "one.png")
+    with rc_context({"lines.linewidth": 31, "font.size": 31}):
+        figures.save(draw(threshold=0.8), tmp_path / "two.png")
+    data = (tmp_path / "one.png").read_bytes()
+    assert data == (tmp_path / "two.png").read_bytes()
+    assert data.startswith(b"\x89PNG") and len(data) > 5000

@@ -1,0 +1,99 @@
+"""Every experiment's smoke run on the bundled digits, as a user starts it, and the book made of them."""
+
+import json
+import pathlib
+
+import pytest
+
+from nullmark_jax import files
+from nullmark_jax.experiments import experiment
+from nullmark_jax.experiments.catalogue import EXPERIMENTS
+from nullmark_jax.main import main
+from nullmark_jax.reports import book
+
+ROOT = pathlib.Path(__file__).parents[1]
+KEY = ["--config.owner.experiment_key=3", "--config.owner.timestamp=2026-11-21T00:00:00Z"]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A watermarked model of the digits and its watermark-free twin."""
+    folder = tmp_path_factory.mktemp("runs")
+    config = f"--config={ROOT}/configs/quickstart.py"
+    assert main(["main", config, f"--workdir={folder}/marked", *KEY]) == 0
+    free = ["--config.watermark.num_watermarks=0", "--config.epochs=4"]
+    assert main(["main", config, f"--workdir={folder}/free", *KEY, *free]) == 0
+    return folder
+
+
+def run(name, runs, workdir):
+    argv = [f"--config={ROOT}/configs/attacks/{name}.py:quickstart,smoke"]
+    argv += [f"--victim={runs}/marked", f"--workdir={workdir}"]
+    if EXPERIMENTS[name].free and name != "functionality":
+        argv.append(f"--victim={runs}/free")
+    return experiment.main(EXPERIMENTS[name], [name, *argv])
+
+
+@pytest.fixture(scope="module")
+def done(runs):
+    """Runs an experiment once; returns its folder and its result."""
+    kept = {}
+
+    def get(name):
+        if name not in kept:
+            assert run(name, runs, runs / f"experiment-{name}") == 0
+            folder = runs / f"experiment-{name}"
+            kept[name] = folder, json.loads((folder / "result.json").read_text())
+        return kept[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_writes_its_folder(done, name):
+    folder, result = done(name)
+    assert result["experiment"] == name and result["task"] == "quickstart"
+    figures = {path.stem for path in (folder / "figures").glob("*.png")}
+    assert figures <= set(EXPERIMENTS[name].captions)
+    assert figures or not EXPERIMENTS[name].draw(result)
+    report = (folder / "report.html").read_text()
+    assert report.count("data:image/png;base64,") == len(figures)
+    assert all(table.title in report for table in EXPERIMENTS[name].tables(result))
+    for table in EXPERIMENTS[name].tables(result):
+        assert {len(row) for row in table.rows} == {len(table.header)}
+    assert all(sentence.endswith(".") for sentence in EXPERIMENTS[name].verdict(result))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_finished_experiment_measures_nothing_again(done, runs, capsys, name):
+    folder, result = done(name)
+    records = (folder / "records.jsonl").read_bytes()
+    capsys.readouterr()
+    assert run(name, runs, folder) == 0
+    assert (folder / "records.jsonl").read_bytes() == records
+    again = json.loads((folder / "result.json").read_text())
+    assert again["metrics"] == result["metrics"]
+
+
+def test_the_book_of_all_of_them(done, tmp_path):
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "results").mkdir()
+    files.write_whole(
+        tmp_path / "README.md", b"# It\n<!-- results -->\n<!-- end of results -->\nend\n"
+    )
+    adds = [f"--add={done(name)[0]}" for name in EXPERIMENTS]
+    assert book.main(["book", f"--root={tmp_path}", "--check"]) == 1
+    assert book.main(["book", f"--root={tmp_path}", *adds]) == 0
+    assert book.main(["book", f"--root={tmp_path}", "--check"]) == 0
+    text = (tmp_path / "docs" / "results.md").read_text()
+    for name, each in EXPERIMENTS.items():
+        assert f"## {each.title}\n" in text
+        assert f"python -m nullmark_jax.experiments.{name} " in text
+    for line in text.splitlines():
+        if line.startswith("!["):
+            assert (tmp_path / "docs" / line.rpartition("(")[2].rstrip(")")).resolve().exists()
+    (tmp_path / "docs" / "results.md").write_text(text + "An edit.\n")
+    assert book.main(["book", f"--root={tmp_path}", "--check"]) == 1
