@@ -1,5 +1,6 @@
 """Every experiment's smoke run on the bundled digits, as a user starts it, and the book made of them."""
 
+import html
 import json
 import pathlib
 
@@ -14,7 +15,10 @@ from nullmark_jax.reports import book
 ROOT = pathlib.Path(__file__).parents[1]
 KEY = ["--config.owner.experiment_key=3", "--config.owner.timestamp=2026-11-21T00:00:00Z"]
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),  # ml_collections
+]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +64,7 @@ def test_an_experiment_writes_its_folder(done, name):
     assert figures or not EXPERIMENTS[name].draw(result)
     report = (folder / "report.html").read_text()
     assert report.count("data:image/png;base64,") == len(figures)
-    assert all(table.title in report for table in EXPERIMENTS[name].tables(result))
+    assert all(html.escape(table.title) in report for table in EXPERIMENTS[name].tables(result))
     for table in EXPERIMENTS[name].tables(result):
         assert {len(row) for row in table.rows} == {len(table.header)}
     assert all(sentence.endswith(".") for sentence in EXPERIMENTS[name].verdict(result))
