@@ -35,8 +35,8 @@ def get_config(argument=None):
 """
 
 
-def tried(nc, wm):
-    return {"normal_accuracy": nc, "pirate": {"wm": wm}}
+def tried(nc, wm, finite=True):
+    return {"normal_accuracy": nc, "pirate": {"wm": wm}, "finite": finite}
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,9 @@ def tried(nc, wm):
         # Equals: the first, the attacker of the fewest images.
         ([tried(0.9, 0.9), tried(0.9, 1.0)], "null-embedding", 0),
         ([tried(0.9, 0.3), tried(1.0, 0.3)], "null-embedding", 0),
+        # A model that is not a number answers class 0 to all: no success, unless there is no other.
+        ([tried(1.0, 1.0, finite=False), tried(0.5, 0.9)], "wonder-filter", 1),
+        ([tried(0.1, 0.1, finite=False), tried(0.1, 0.2, finite=False)], "null-embedding", 1),
     ],
 )
 def test_the_strongest(records, scheme, best):

@@ -34,7 +34,8 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
             for name, number in zip(transfer.PRINTED, numbers, strict=True):
                 config.paper[transfer.printed_name(way, name)] = number
     elif task in ("quickstart", "digit"):
-        # scikit-learn's digits: their parity.
+        # scikit-learn's digits, neighbouring digits as one class: for quickstart its own images, so that
+        # recovery is easy there.
         student.source = "digits"
         student.num_classes = 10
         student.merge = 2

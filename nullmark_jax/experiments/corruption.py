@@ -187,7 +187,8 @@ def tables(result: Result) -> list[Table]:
             ),
             rows,
             "relabel gives the true copies another label, unlearn the image's own; break-null gives "
-            f"the null copies one fixed label. All but the paper's train {metrics['steps']} steps.",
+            f"the null copies one fixed label. All but the paper's train {metrics['steps']} steps. The "
+            "earlier paper names no optimiser; its attacker here has the later paper's.",
         )
     ]
 

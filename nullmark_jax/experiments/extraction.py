@@ -24,7 +24,7 @@ from nullmark_jax.experiments import experiment, queries
 from nullmark_jax.experiments.bench import Bench
 from nullmark_jax.experiments.experiment import Experiment, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
-from nullmark_jax.experiments.measuring import Record, mean, mean_and_spread, passes
+from nullmark_jax.experiments.measuring import Record, derived_seed, mean, mean_and_spread, passes
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.models import Params
 from nullmark_jax.reports import series
@@ -93,7 +93,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
                         source=source,
                         count=count,
                         kind=kind,
-                        seed=config.seed + 1000 * v + repeat,
+                        seed=derived_seed(config.seed, "thief", v, repeat),
                     )
     records = dict(journal.run(planned))
     first = victims[0]

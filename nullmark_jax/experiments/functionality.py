@@ -62,6 +62,8 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     if len(victims) > 1:
         raise InputError("--victim: this experiment takes the recipe of one run; give one")
     recipe = victims[0].config
+    if not recipe.watermark.num_watermarks:
+        raise InputError("--victim: is watermark-free, which is no recipe; give a watermarked run")
     own = recipe.watermark
 
     def trained(name: str, seed: int, **changes: float) -> Callable[[], Record]:
@@ -216,7 +218,6 @@ EXPERIMENT = Experiment(
         "functionality-lambda": "Accuracies against lambda, one owner.",
         "functionality-size": "Accuracies against the pattern's size, one owner (Observation 1).",
     },
-    free=True,
 )
 
 

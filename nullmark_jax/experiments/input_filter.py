@@ -263,6 +263,18 @@ def draw(result: Result) -> dict[str, Figure]:
     }
 
 
+def verdict(result: Result) -> list[str]:
+    """Returns which filters hide the watermark, and which of them `verify` does not notice."""
+    metrics = result["metrics"]
+    filters = [each for each in metrics["filters"] if each["name"] != "none"]
+    hiding = [each for each in filters if not any(m["verified"] for m in each["models"])]
+    unseen = [_title(each["name"], metrics) for each in filters if any(each["unnoticed"])]
+    return [
+        f"Of {len(filters)} filters in front of the model {len(hiding)} leave no claim that verifies; "
+        f"`verify` does not notice {', '.join(unseen) or 'none of them'}."
+    ]
+
+
 EXPERIMENT = Experiment(
     name="input_filter",
     title="Input filters",
@@ -274,6 +286,7 @@ EXPERIMENT = Experiment(
     measure=measure,
     tables=tables,
     draw=draw,
+    verdict=verdict,
     captions={
         "input-filter": "NC and the owner's null and true accuracy behind each filter, mean over the "
         "victims and the range between them.",

@@ -113,16 +113,19 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     }
     metrics["strongest"] = {"attacker": attacker.name, "pirates": pirates}
     for part in (metrics["later"], metrics["earlier"], metrics["strongest"]):
-        part["verified"] = sum(passes(each["pirate"], first) for each in part["pirates"])
-        part["owner_verified"] = sum(passes(each["owner"], first) for each in part["pirates"])
+        # A model that is not a number answers class 0 to all, which agrees with itself.
+        alive = [each for each in part["pirates"] if each["finite"]]
+        part["verified"] = sum(passes(each["pirate"], first) for each in alive)
+        part["owner_verified"] = sum(passes(each["owner"], first) for each in alive)
     return metrics
 
 
 def strongest(tried: list[Record], scheme: str, threshold: float) -> Record:
     """Returns the attack that keeps the highest NC of those whose pirate watermark verifies.
 
-    Where none verifies, the one with the highest pirate WM.
+    Where none verifies, the one with the highest pirate WM. A model that is not a number is no success.
     """
+    tried = [each for each in tried if each["finite"]] or tried
     through = [each for each in tried if _verifies(each["pirate"]["wm"], scheme, threshold)]
     if through:
         return max(through, key=lambda each: each["normal_accuracy"])
@@ -210,9 +213,12 @@ def tables(result: Result) -> list[Table]:
             "owner verified",
         ),
         rows,
-        f"Verified: WM above {percent(threshold)}% of the test images. The strongest attacker is that "
-        "of the grid below with the highest NC among those whose pirate verifies; its pirates here "
-        "are others than the grid's. A model that the attack made not a number answers class 0.",
+        f"Verified: WM passes {percent(threshold)}% of the test images, the model being finite. The "
+        "strongest attacker is that of the grid below with the highest NC among those whose pirate "
+        "verifies, or, where none does, with the highest pirate WM; its pirates here are others than "
+        "the grid's. A model that the attack made not a number answers class 0. The earlier paper's null "
+        "is agreement with the model's own answer, right or wrong, and it names no optimiser: here its "
+        "attacker has the later one's.",
     )
     grid = metrics["grid"]
     best = metrics["strongest"]["attacker"]
@@ -316,7 +322,7 @@ def verdict(result: Result) -> list[str]:
     sentences.append(
         f"The strongest attacker tried ({part['attacker']}) leaves NC at "
         f"{mean_and_spread(pirates, 'normal_accuracy')}; their claim verifies in {part['verified']} of "
-        f"{len(pirates)}, the owner's then in {part['owner_verified']}."
+        f"{len(pirates)}, the owner's in {part['owner_verified']}."
     )
     return sentences
 

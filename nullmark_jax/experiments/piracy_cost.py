@@ -297,16 +297,29 @@ def verdict(result: Result) -> list[str]:
         and run["reached"] is not None
         and (scratch := _cheapest_from_scratch(metrics, run)) is not None
     ]
+    alone = sum(
+        run["start"] != "scratch"
+        and run["reached"] is not None
+        and _cheapest_from_scratch(metrics, run) is None
+        for run in metrics["runs"]
+    )
     claim = "Piracy takes ten times as long as training from scratch, the later paper says; here "
-    if not found:
-        return [
-            f"{claim}no attacker got there within {metrics['steps']} steps where one from scratch did."
-        ]
-    multiple, run = min(found, key=lambda each: each[0])
-    return [
-        f"{claim}the cheapest attacker ({run['embedding']}: {run['attacker']}) takes {multiple:.2g} times as "
-        "many steps as the cheapest from scratch with the same images."
-    ]
+    sentences = []
+    if found:
+        multiple, run = min(found, key=lambda each: each[0])
+        sentences.append(
+            f"{claim}the cheapest attacker ({run['embedding']}: {run['attacker']}) takes "
+            f"{multiple:.2g} times as many steps as the grid's cheapest from scratch with the same images; "
+            "the owner's recipe is not in the grid."
+        )
+    elif not alone:
+        sentences.append(f"{claim}no attacker got there within {metrics['steps']} steps.")
+    if alone:
+        sentences.append(
+            f"{alone} attacks from the owner's model got there where none of the grid's from scratch did "
+            "with the same images."
+        )
+    return sentences
 
 
 EXPERIMENT = Experiment(

@@ -328,6 +328,20 @@ def _mean_point(point: dict[str, Any]) -> Record:
     }
 
 
+def verdict(result: Result) -> list[str]:
+    """Returns at what NC each kind of change loses the watermark, which the papers say none does."""
+    metrics = result["metrics"]
+    found = []
+    for each in metrics["highest"]:
+        lost = [model for model in each["models"] if model is not None]
+        near = sum(model["lost"] <= metrics["acceptable_loss"] for model in lost)
+        found.append(f"{each['attack']}, in {near} of {len(each['models'])}")
+    return [
+        "No reasonable pruning takes the watermark and leaves the model, the papers say; here these do, "
+        f"with NC at most {100 * metrics['acceptable_loss']:g} points lower: {'; '.join(found)}."
+    ]
+
+
 EXPERIMENT = Experiment(
     name="pruning",
     title="Pruning and quantisation",
@@ -339,6 +353,7 @@ EXPERIMENT = Experiment(
     measure=measure,
     tables=tables,
     draw=draw,
+    verdict=verdict,
     captions={
         "pruning-neurons-ascending": "Both papers' Figure 6, mean over the victims.",
         "pruning-neurons-descending": "The earlier paper's Figure 10, mean over the victims.",

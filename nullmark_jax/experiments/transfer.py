@@ -26,7 +26,7 @@ from nullmark_jax.experiments import experiment
 from nullmark_jax.experiments.bench import Bench
 from nullmark_jax.experiments.experiment import Experiment, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
-from nullmark_jax.experiments.measuring import Record, mean_and_spread, passes
+from nullmark_jax.experiments.measuring import Record, derived_seed, mean_and_spread, passes
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.optimizers import Recipe
 from nullmark_jax.reports import curves
@@ -97,6 +97,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         "epochs": config.epochs,
         "recovery_epochs": config.recovery_epochs,
         "student_images": len(student.train),
+        "optimizer": f"{config.optimizer.name} at {config.optimizer.learning_rate:g}",
         "ways": [
             {
                 "way": way,
@@ -168,16 +169,19 @@ def _taught(
         )
         retrain = retraining.make_retraining(model, adversary, pattern_size=victim.pattern_size)
         start = transfer.with_new_last_layer(
-            victim.params, model, seed=config.seed + 1, input_shape=shape
+            victim.params, model, seed=derived_seed(config.seed, "student"), input_shape=shape
         )
         images, labels = student.train.images, student.train.labels
-        foreign = bench.pirate(config.seed + 2)
+        foreign = bench.pirate(derived_seed(config.seed, "foreign"))
         (taught,) = retrain(start, images, labels, foreign, config.seed, [adversary.steps])
         counts = evaluation.make_evaluator(models.apply_fn(model), student.test)(
             taught.params, foreign
         )
         again = transfer.with_new_last_layer(
-            taught.params, victim.model, seed=config.seed + 3, input_shape=shape
+            taught.params,
+            victim.model,
+            seed=derived_seed(config.seed, "recovery"),
+            input_shape=shape,
         )
         own = len(victim.splits.train)
         recovery = adversary._replace(
@@ -234,7 +238,8 @@ def tables(result: Result) -> list[Table]:
             ),
             rows,
             f"Students: {metrics['epochs']} epochs over {metrics['student_images']} images; recovery: "
-            f"{metrics['recovery_epochs']} epochs over the teacher's clean images, the same layers. From a "
+            f"{metrics['recovery_epochs']} epochs over the teacher's clean images, the same layers; both by "
+            f"{metrics['optimizer']}, the paper's students by SGD at 0.01. From a "
             "free teacher's student the owner's watermark must not recover; nor a foreign one anywhere.",
         )
     ]

@@ -89,8 +89,9 @@ def book(root: pathlib.Path) -> str:
         "",
         "Generated from the files under `results/` by `python -m nullmark_jax.reports.book`; not a word",
         "is written by hand. Accuracies are in percent, of test images that no training saw. Every",
-        "section names its command, commit and machine. What the words mean: [design](design.md); what",
-        "follows: [threat model](threat_model.md).",
+        "experiment's section names its command, commit and machine; the training runs' stand in",
+        "[results](../results/README.md). What the words mean: [design](design.md); what follows:",
+        "[threat model](threat_model.md).",
         "",
         "## What the papers say and what was found",
         "",
@@ -102,13 +103,15 @@ def book(root: pathlib.Path) -> str:
         for sentence in EXPERIMENTS[name].verdict(result)
     ]
     lines += verdicts or ["No experiment has a committed result yet."]
-    missing = [
-        f"`{name}` ({', '.join(absent)})"
-        for name in EXPERIMENTS
-        if (absent := [task for task in TASKS[1:] if task not in found.get(name, {})])
+    missing: dict[tuple[str, ...], list[str]] = {}
+    for name in EXPERIMENTS:
+        absent = tuple(task for task in TASKS[1:] if task not in found.get(name, {}))
+        if absent:
+            missing.setdefault(absent, []).append(f"`{name}`")
+    lines += [""] + [
+        f"Not measured yet on {', '.join(absent)}: {', '.join(names)}."
+        for absent, names in missing.items()
     ]
-    if missing:
-        lines += ["", f"Not measured yet: {'; '.join(missing)}."]
     lines += ["", "## Training", "", training_table(root).markdown(), ""]
     for name, tasks in found.items():
         experiment = EXPERIMENTS[name]
