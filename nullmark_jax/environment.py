@@ -3,6 +3,7 @@
 import datetime
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 from typing import Any
@@ -20,7 +21,7 @@ def describe(program: str) -> dict[str, Any]:
     """
     device = jax.local_devices()[0]
     return {
-        "command": " ".join(["python", "-m", program, *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", program, *sys.argv[1:]]),
         "commit": _commit(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "python": sys.version.split()[0],

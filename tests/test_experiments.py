@@ -92,7 +92,10 @@ def test_the_book_of_all_of_them(done, tmp_path):
     assert book.main(["book", f"--root={tmp_path}", "--check"]) == 1
     assert book.main(["book", f"--root={tmp_path}", *adds]) == 0
     assert book.main(["book", f"--root={tmp_path}", "--check"]) == 0
+    plain = [f"--add={done('pruning')[0]}", "--variant=plain"]
+    assert book.main(["book", f"--root={tmp_path}", *plain]) == 0
     text = (tmp_path / "docs" / "results.md").read_text()
+    assert f"### {EXPERIMENTS['pruning'].title}: quickstart-plain\n" in text
     for name, each in EXPERIMENTS.items():
         assert f"## {each.title}\n" in text
         assert f"python -m nullmark_jax.experiments.{name} " in text

@@ -1,6 +1,7 @@
 """The book of results: docs/results.md and the README's table, from committed result files.
 
     python -m nullmark_jax.reports.book --add=RUN     # take an experiment's run folder into results/
+    python -m nullmark_jax.reports.book --add=RUN --variant=plain    # beside that of the task's own recipe
     python -m nullmark_jax.reports.book               # write both again
     python -m nullmark_jax.reports.book --check       # exit 1 where they are stale
 
@@ -35,8 +36,13 @@ _DATA = {
 }
 
 
-def add(root: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+def add(root: pathlib.Path, folder: pathlib.Path, variant: str = "") -> pathlib.Path:
     """Takes an experiment's result.json and figures into results/; returns where they are.
+
+    Args:
+      root: the project's folder.
+      folder: the experiment's run folder.
+      variant: of victims that another recipe than the task's own trained, its name; "" for those.
 
     Raises:
       InputError: the folder holds no experiment's result, or one of another version of the code.
@@ -47,7 +53,10 @@ def add(root: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     if name not in EXPERIMENTS or task not in TASKS:
         raise InputError(f"--add: {folder} holds no experiment's result; give its --workdir")
     _check_tables(EXPERIMENTS[str(name)], result, str(folder))
-    target = root / "results" / "experiments" / str(task) / str(name)
+    if variant and not variant.isalnum():
+        raise InputError(f"--variant: {checks.shown(variant)} must be letters and digits")
+    label = f"{name}-{variant}" if variant else str(name)
+    target = root / "results" / "experiments" / str(task) / label
     with files.writing(target):
         target.mkdir(parents=True, exist_ok=True)
         for old in target.glob("*.png"):
@@ -69,15 +78,21 @@ def _check_tables(experiment: Experiment, result: Result, where: str) -> None:
 
 
 def load(root: pathlib.Path) -> dict[str, dict[str, Result]]:
-    """Returns the committed results by experiment and task, in the book's order."""
+    """Returns the committed results by experiment and task, in the book's order.
+
+    Those of a variant stand after the task's own, as "TASK-VARIANT".
+    """
     found: dict[str, dict[str, Result]] = {}
     for name, experiment in EXPERIMENTS.items():
         for task in TASKS:
-            path = root / "results" / "experiments" / task / name / "result.json"
-            if path.exists():
-                result = checks.json_object(files.read_bounded(path, _LARGEST))
-                _check_tables(experiment, result, str(path))
-                found.setdefault(name, {})[task] = result
+            folder = root / "results" / "experiments" / task
+            own = [folder / name, *sorted(folder.glob(f"{name}-*"))]
+            for path in (each / "result.json" for each in own):
+                if path.exists():
+                    result = checks.json_object(files.read_bounded(path, _LARGEST))
+                    _check_tables(experiment, result, str(path))
+                    label = f"{task}{path.parent.name.removeprefix(name)}"
+                    found.setdefault(name, {})[label] = result
     return found
 
 
@@ -127,7 +142,9 @@ def _section(
     lines = [f"### {experiment.title}: {task}", ""]
     for table in experiment.tables(result):
         lines += [table.markdown(), ""]
-    folder = pathlib.Path("results") / "experiments" / task / experiment.name
+    task, dash, variant = task.partition("-")
+    label = f"{experiment.name}{dash}{variant}"
+    folder = pathlib.Path("results") / "experiments" / task / label
     for figure, caption in experiment.captions.items():
         if (root / folder / f"{figure}.png").exists():
             lines += [f"![{caption}](../{folder.as_posix()}/{figure}.png)", "", caption, ""]
@@ -210,6 +227,9 @@ def main(argv: list[str]) -> int:
     flag_values = flags.FlagValues()
     flags.DEFINE_string("root", ".", "The project's folder.", flag_values=flag_values)
     flags.DEFINE_multi_string("add", [], "An experiment's run folder.", flag_values=flag_values)
+    flags.DEFINE_string(
+        "variant", "", "What other recipe trained its victims.", flag_values=flag_values
+    )
     flags.DEFINE_bool("check", False, "Exit 1 where they are stale.", flag_values=flag_values)
     return program.run(_main, flag_values, argv, __doc__ or "")
 
@@ -217,7 +237,7 @@ def main(argv: list[str]) -> int:
 def _main(flag_values: flags.FlagValues) -> int:
     root = pathlib.Path(flag_values.root)
     for folder in flag_values.add:
-        print(f"{folder}: now in {add(root, pathlib.Path(folder))}")
+        print(f"{folder}: now in {add(root, pathlib.Path(folder), flag_values.variant)}")
     readme, results = root / "README.md", root / "docs" / "results.md"
     old = files.read_bounded(readme, _LARGEST).decode()
     wanted = {results: book(root), readme: with_table(old, training_table(root))}
