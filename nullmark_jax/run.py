@@ -48,7 +48,6 @@ from nullmark_jax.owner import Owner, find_owner, named_key
 from nullmark_jax.progress import Progress
 from nullmark_jax.reports import figures, page, table
 
-_ACCELERATOR_STEPS = 50
 _VERDICTS = {
     True: "A model trained with its owner's watermark; the claim verifies.",
     False: "A model trained with its owner's watermark; the claim does NOT verify.",
@@ -246,7 +245,7 @@ def train(
     patterns = jnp.asarray(watermarks.pattern)
     projected = jax.jit(lambda params: project(params, patterns))
     resident = is_resident(config, splits.train)
-    automatic = _ACCELERATOR_STEPS if parallel.on_accelerator() and resident else 1
+    automatic = training.ACCELERATOR_STEPS if parallel.on_accelerator() and resident else 1
     validate = (
         evaluation.make_evaluator(apply_fn, splits.validation)
         if len(splits.validation.labels)

@@ -22,6 +22,10 @@ from nullmark_jax.nullspace import Project
 MarkedLogits = Callable[[Params, jax.Array, Watermark, jax.Array], Logits]
 
 
+# Steps in one dispatch where a scan over them pays.
+ACCELERATOR_STEPS = 50
+
+
 class TrainState(NamedTuple):
     """All that training carries from step to step; a pytree.
 

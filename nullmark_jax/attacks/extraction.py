@@ -21,7 +21,6 @@ from nullmark_jax.models import ApplyFn, ConvNet, Params
 from nullmark_jax.optimizers import Recipe, optimizer
 
 _AT_ONCE = 250
-_ACCELERATOR_STEPS = 50
 
 
 def soft_cross_entropy(
@@ -152,7 +151,7 @@ def make_extraction(
     fast = parallel.on_accelerator()
     # On the host, a data set of another size does not compile the step anew.
     on_devices = training.on_devices(
-        step, steps_per_dispatch=_ACCELERATOR_STEPS if fast else 1, resident=fast
+        step, steps_per_dispatch=training.ACCELERATOR_STEPS if fast else 1, resident=fast
     )
     nobodys = Watermark(
         jnp.zeros((1, *input_shape[:2]), jnp.int8), jnp.zeros(1, jnp.int32), jnp.ones(1)

@@ -17,12 +17,11 @@ import optax
 
 from nullmark_jax import batches, incremental, losses, nullspace, optimizers, parallel, training
 from nullmark_jax.batches import Augmentation, Batch
+from nullmark_jax.data.dataset import drawn_order
 from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
 from nullmark_jax.models import ConvNet, Params
 from nullmark_jax.optimizers import Recipe
-
-_ACCELERATOR_STEPS = 50
 
 
 class Adversary(NamedTuple):
@@ -117,7 +116,7 @@ def make_retraining(model: ConvNet, adversary: Adversary, *, pattern_size: int) 
         average=parallel.average,
         **({"project": project} if project else {}),
     )
-    many = _ACCELERATOR_STEPS if parallel.on_accelerator() else 1
+    many = training.ACCELERATOR_STEPS if parallel.on_accelerator() else 1
     on_devices = training.on_devices(step, steps_per_dispatch=many)
     projected = jax.jit(project) if project else lambda params, patterns: params
 
@@ -189,8 +188,7 @@ def choose_images(
             f"images: the attacker is to have {count} but the task has {len(labels)} training "
             f"images; give 1 to {len(labels)}"
         )
-    # As in `data.stratified_split`: raw output, which no version of NumPy changes.
-    order = np.argsort(np.random.PCG64(seed).random_raw(len(labels)), kind="stable")[:count]
+    order = drawn_order(len(labels), seed)[:count]
     return images[order], labels[order]
 
 

@@ -89,12 +89,17 @@ def stratified_split(
             break
         if remainders[index] > 0 and quotas[index] < counts[index] - 1:
             quotas[index] += 1
-    drawn = np.argsort(np.random.PCG64(seed).random_raw(len(labels)), kind="stable")
+    drawn = drawn_order(len(labels), seed)
     by_class = drawn[np.argsort(labels[drawn], kind="stable")]
     groups = np.split(by_class, np.cumsum(counts)[:-1])
     chosen = [group[:quota] for group, quota in zip(groups, quotas, strict=True)]
     second = np.sort(np.concatenate(chosen))
     return np.setdiff1d(np.arange(len(labels)), second, assume_unique=True), second
+
+
+def drawn_order(count: int, seed: int) -> NDArray[np.int64]:
+    """Returns 0..count-1 in an order drawn from `seed`, the same in every version of NumPy."""
+    return np.argsort(np.random.PCG64(seed).random_raw(count), kind="stable")
 
 
 def check_fraction(fraction: float) -> None:

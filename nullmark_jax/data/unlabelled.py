@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nullmark_jax.data.dataset import drawn_order
 from nullmark_jax.errors import InputError
 
 _FORMAT = "an .npz made by numpy.savez with x_train, uint8 images [N, H, W, C]"
@@ -34,8 +35,7 @@ def read(path: str, *, input_shape: tuple[int, int, int], count: int, seed: int)
         raise InputError(
             f"{path}: images cannot be converted to {channels} channels; take a task with 1 or 3"
         )
-    # As in `data.stratified_split`: raw output, which no version of NumPy changes.
-    order = np.argsort(np.random.PCG64(seed).random_raw(len(images)), kind="stable")[:count]
+    order = drawn_order(len(images), seed)[:count]
     made = np.empty((len(order), *input_shape), np.uint8)
     for place, index in enumerate(order):
         image = images[index]

@@ -44,8 +44,12 @@ class Bench:
     def __init__(self, victim: Victim, test_images: int = 0) -> None:
         self.victim = victim
         self.measure: Measure = make_measure(victim, test_images=test_images)
-        few = min(CURVE_IMAGES, test_images or CURVE_IMAGES, len(victim.splits.test))
-        self.measure_curve: Measure = make_measure(victim, test_images=few)
+        # The same where there are no more images, so that it is compiled once.
+        self.measure_curve: Measure = (
+            make_measure(victim, test_images=CURVE_IMAGES)
+            if (test_images or len(victim.splits.test)) > CURVE_IMAGES
+            else self.measure
+        )
         self._retrain = cache(self._make_retrain)
 
     def _make_retrain(self, adversary: Adversary) -> Retrain:

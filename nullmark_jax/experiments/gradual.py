@@ -240,10 +240,5 @@ EXPERIMENT = Experiment(
 )
 
 
-def main(argv: list[str]) -> int:
-    """Runs the program on a command line, its name first; returns the exit status."""
-    return experiment.main(EXPERIMENT, argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(experiment.main(EXPERIMENT, sys.argv))

@@ -14,7 +14,7 @@ from typing import Any
 import ml_collections
 from matplotlib.figure import Figure
 
-from nullmark_jax import checks
+from nullmark_jax import checks, verification
 from nullmark_jax.attacks import retraining
 from nullmark_jax.attacks.retraining import Adversary
 from nullmark_jax.experiments import attackers, experiment
@@ -126,14 +126,14 @@ def strongest(tried: list[Record], scheme: str, threshold: float) -> Record:
     Where none verifies, the one with the highest pirate WM. A model that is not a number is no success.
     """
     tried = [each for each in tried if each["finite"]] or tried
-    through = [each for each in tried if _verifies(each["pirate"]["wm"], scheme, threshold)]
+    through = [
+        each
+        for each in tried
+        if verification.passes(each["pirate"]["wm"], threshold, scheme=scheme)
+    ]
     if through:
         return max(through, key=lambda each: each["normal_accuracy"])
     return max(tried, key=lambda each: each["pirate"]["wm"])
-
-
-def _verifies(wm: float, scheme: str, threshold: float) -> bool:
-    return wm >= threshold if scheme == "wonder-filter" else wm > threshold
 
 
 def _before(bench: Bench) -> Callable[[], Record]:
@@ -347,10 +347,5 @@ EXPERIMENT = Experiment(
 )
 
 
-def main(argv: list[str]) -> int:
-    """Runs the program on a command line, its name first; returns the exit status."""
-    return experiment.main(EXPERIMENT, argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(experiment.main(EXPERIMENT, sys.argv))

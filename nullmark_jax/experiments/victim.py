@@ -1,5 +1,6 @@
 """The finished models that experiments attack: run folders of the main program, read again."""
 
+import dataclasses
 import json
 import pathlib
 from typing import NamedTuple
@@ -145,30 +146,17 @@ def _load(
         config=config,
         model=models.create(config.model, num_classes, precision=config.precision),
         params=jax.tree.map(np.asarray, params),
-        watermarks=None if made is None else _watermarks(made, config),
+        watermarks=None if made is None else _watermarks(made, config.watermark.num_watermarks),
         claim=made,
         splits=shared[key],
-        sha256=claims.model_digest(path),
+        sha256=claims.model_digest(path) if made is None else made.model_sha256,
     )
 
 
-def _watermarks(made: claims.Claim, config: ml_collections.ConfigDict) -> Watermark:
+def _watermarks(made: claims.Claim, count: int) -> Watermark:
     """Returns all the owner's watermarks, which one signature gives."""
-    height, width, _ = made.input_shape
     return transform.stack(
-        [
-            transform.transform(
-                made.signature,
-                scheme=made.scheme,
-                height=height,
-                width=width,
-                num_classes=made.num_classes,
-                pattern_size=made.pattern_size,
-                extreme_value=made.extreme_value,
-                index=index,
-            )
-            for index in range(config.watermark.num_watermarks)
-        ]
+        [claims.watermark_of(dataclasses.replace(made, index=index)) for index in range(count)]
     )
 
 
