@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import ml_collections
@@ -39,25 +40,28 @@ def claim_folder(folder: pathlib.Path, config: ml_collections.ConfigDict) -> Non
         part.unlink(missing_ok=True)
 
 
-def keep_verifier(folder: pathlib.Path, *, owner: str, timestamp: str) -> tuple[str, str]:
+def keep_verifier(
+    folder: pathlib.Path, *, owner: str, timestamp: Callable[[], str]
+) -> tuple[str, str]:
     """Returns the owner and the timestamp of the run's first start, which verifier.json keeps.
 
-    So a resumed run signs the same string. Where there is no such file, the arguments are written.
+    So a resumed run signs the same string. Where there is no such file, the owner given is written, and
+    the timestamp that the function given returns.
 
     Raises:
       InputError: the file cannot be written or read, or was damaged.
     """
     path = folder / "verifier.json"
     if not path.exists():
-        files.write_whole(path, to_json({"owner": owner, "timestamp": timestamp}))
+        files.write_whole(path, to_json({"owner": owner, "timestamp": timestamp()}))
     try:
         verifier = checks.json_object(files.read_bounded(path, _LARGEST))
         owner = checks.text("owner", verifier.get("owner"))
-        timestamp = checks.text("timestamp", verifier.get("timestamp"))
-        signing.verifier_string(owner=owner, timestamp=timestamp)
+        kept = checks.text("timestamp", verifier.get("timestamp"))
+        signing.verifier_string(owner=owner, timestamp=kept)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    return owner, timestamp
+    return owner, kept
 
 
 def write_history(folder: pathlib.Path, records: list[dict[str, Any]]) -> None:

@@ -2,10 +2,12 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Iterable
 
 import ml_collections
 
-from nullmark_jax import signing
+from nullmark_jax import checks, models, nullspace, signing, transform
+from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
 from nullmark_jax.folder import keep_verifier
 
@@ -44,15 +46,102 @@ def read_passphrase(config: ml_collections.ConfigDict) -> bytes | None:
     return signing.read_passphrase(path) if path else None
 
 
+def suits(config: ml_collections.ConfigDict, owner: Owner) -> bool:
+    """Returns whether the owner's patterns lie where the config's recipe can embed them.
+
+    With a margin they must leave `nullspace.MIN_FREE` of the second layer's features free.
+    """
+    if not (config.null_space and config.null_margin and config.watermark.num_watermarks):
+        return True
+    model = models.create(config.model, config.data.num_classes, precision=config.precision)
+    free = nullspace.free_share(model, owner_watermarks(config, owner).pattern)
+    return bool(free.min() >= nullspace.MIN_FREE)
+
+
+def check_suits(config: ml_collections.ConfigDict, key: signing.SigningKey | None) -> None:
+    """Raises InputError where key and timestamp are both given and their pattern does not suit."""
+    named = config.owner
+    if key is None or not named.timestamp or suits(config, Owner(key, named.name, named.timestamp)):
+        return
+    raise InputError(
+        f"config.owner.timestamp: {checks.shown(named.timestamp)} gives a pattern, with this key, "
+        f"that leaves less than {nullspace.MIN_FREE:.0%} of the second layer's features free, too "
+        'little to embed it with a margin; give another, or "" to have one chosen, or '
+        "config.null_margin=0"
+    )
+
+
+# How many keys, or seconds back from now, are tried for a pattern that suits.
+_TRIES = 600
+
+
 def find_owner(
     config: ml_collections.ConfigDict, folder: pathlib.Path, key: signing.SigningKey | None
 ) -> Owner:
-    """Returns the owner; makes owner.key in the run folder where there is no key yet."""
+    """Returns the owner; makes owner.key in the run folder where there is no key yet.
+
+    Where the config names no timestamp, the latest second whose pattern `suits` is signed; where it
+    does and the key is made here, the first key whose pattern does is kept.
+
+    Args:
+      config: as `nullmark_jax.config.default` describes it.
+      folder: the run's.
+      key: what `named_key` returned.
+
+    Raises:
+      InputError: a file of the folder cannot be used; of 600 seconds or keys none suits.
+    """
+    named = config.owner
     if key is None:
         passphrase = read_passphrase(config)
         if not (folder / signing.PRIVATE_NAME).exists():
-            signing.write_key_files(folder, signing.generate_key(), passphrase)
+            made = (
+                Owner(signing.generate_key(), named.name, named.timestamp) for _ in range(_TRIES)
+            )
+            chosen = next(made) if not named.timestamp else _first(config, made)
+            signing.write_key_files(folder, chosen.key, passphrase)
         key = signing.read_key(folder / signing.PRIVATE_NAME, passphrase)
-    named = config.owner
-    timestamp = named.timestamp or signing.utc_now()
+
+    def timestamp() -> str:
+        if named.timestamp:
+            return named.timestamp
+        made = (Owner(key, named.name, signing.utc_now(ago=ago)) for ago in range(_TRIES))
+        return _first(config, made).timestamp
+
     return Owner(key, *keep_verifier(folder, owner=named.name, timestamp=timestamp))
+
+
+def _first(config: ml_collections.ConfigDict, owners: Iterable[Owner]) -> Owner:
+    for owner in owners:
+        if suits(config, owner):
+            return owner
+    raise InputError(
+        f"config.null_margin: {config.null_margin} wants patterns that leave part of the second "
+        f"layer's features free, and {_TRIES} signatures gave none; give 0, or fewer "
+        "config.watermark.num_watermarks, or a smaller config.watermark.pattern_size"
+    )
+
+
+def owner_watermarks(config: ml_collections.ConfigDict, owner: Owner) -> Watermark:
+    """Returns the owner's watermarks 0..K-1 as a population.
+
+    For K = 0 that is watermark 0, which is *not* embedded: a watermark-free model is measured
+    against it, as the control.
+    """
+    signature = signing.sign(owner.key, owner=owner.name, timestamp=owner.timestamp)
+    height, width, _ = config.data.input_shape
+    return transform.stack(
+        [
+            transform.transform(
+                signature,
+                scheme=config.watermark.scheme,
+                height=height,
+                width=width,
+                num_classes=config.data.num_classes,
+                pattern_size=config.watermark.pattern_size,
+                extreme_value=config.watermark.extreme_value,
+                index=index,
+            )
+            for index in range(max(config.watermark.num_watermarks, 1))
+        ]
+    )

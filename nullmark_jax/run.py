@@ -25,10 +25,8 @@ from nullmark_jax import (
     optimizers,
     parallel,
     process,
-    signing,
     standardization,
     training,
-    transform,
     verification,
 )
 from nullmark_jax import config as configs
@@ -44,7 +42,7 @@ from nullmark_jax.folder import (
     write_seconds,
 )
 from nullmark_jax.metrics import Counts
-from nullmark_jax.owner import Owner, find_owner, named_key
+from nullmark_jax.owner import Owner, check_suits, find_owner, named_key, owner_watermarks
 from nullmark_jax.progress import Progress
 from nullmark_jax.reports import figures, page, table
 
@@ -81,6 +79,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
     splits = data.load(**data_arguments(config), seed=config.seed)
     plan = make_plan(config, splits.train)
     key = named_key(config)
+    check_suits(config, key)
     claim_folder(folder, config)
     owner = find_owner(config, folder, key)
     watermarks = owner_watermarks(config, owner)
@@ -127,31 +126,6 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
 def data_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns what `data.load` and `data.load_test` take, out of a config."""
     return config.data.to_dict()
-
-
-def owner_watermarks(config: ml_collections.ConfigDict, owner: Owner) -> Watermark:
-    """Returns the owner's watermarks 0..K-1 as a population.
-
-    For K = 0 that is watermark 0, which is *not* embedded: a watermark-free model is measured
-    against it, as the control.
-    """
-    signature = signing.sign(owner.key, owner=owner.name, timestamp=owner.timestamp)
-    height, width, _ = config.data.input_shape
-    return transform.stack(
-        [
-            transform.transform(
-                signature,
-                scheme=config.watermark.scheme,
-                height=height,
-                width=width,
-                num_classes=config.data.num_classes,
-                pattern_size=config.watermark.pattern_size,
-                extreme_value=config.watermark.extreme_value,
-                index=index,
-            )
-            for index in range(max(config.watermark.num_watermarks, 1))
-        ]
-    )
 
 
 def check_labels(splits: data.Splits, watermarks: Watermark) -> None:
@@ -294,7 +268,11 @@ def parametrization(
     """
     size = config.watermark.pattern_size
     projects = config.null_space and config.watermark.num_watermarks > 0
-    into_null_space = nullspace.for_network(model, pattern_size=size) if projects else None
+    into_null_space = (
+        nullspace.for_network(model, pattern_size=size, margin=config.null_margin)
+        if projects
+        else None
+    )
 
     def project(params: models.Params, patterns: jax.Array) -> models.Params:
         if config.weight_standardization:

@@ -89,9 +89,10 @@ def experiment_key(seed: int) -> SigningKey:
     return SigningKey(hashlib.sha256(f"nullmark/1/experiment-key/{seed}".encode()).digest())
 
 
-def utc_now() -> str:
-    """Returns the time now as a verifier string wants it, 2026-11-21T17:00:00Z."""
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def utc_now(*, ago: int = 0) -> str:
+    """Returns the time now, or some seconds ago, as a verifier string wants it, 2026-11-21T17:00:00Z."""
+    then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=ago)
+    return then.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def check_owner(owner: str) -> None:

@@ -251,7 +251,7 @@ def test_each_default_is_its_own():
         ("owner.experiment_key", -2, "config.owner.experiment_key: -2 is out of range; give an "),
         ("augmentation.shift", 28, "config.augmentation.shift: 28 is out of range; give an "),
         ("curriculum.start", 0.0, "config.curriculum.start: 0.0 is out of range; take one in "),
-        ("curriculum.epochs", 13.0, "config.curriculum.epochs: 13.0 is out of range; take one in "),
+        ("curriculum.epochs", 21.0, "config.curriculum.epochs: 21.0 is out of range; take one in "),
         ("optimizer.learning_rate", 0.0, "config.optimizer.learning_rate: 0.0 must be above 0; "),
         ("optimizer.clip_norm", -1.0, "config.optimizer.clip_norm: -1.0 must not be negative; "),
         ("paper.null_accuracy", 97.7, "config.paper.null_accuracy: 97.7 is out of range; take "),

@@ -129,8 +129,8 @@ def test_damaged_seconds_are_one_line(tmp_path, text):
 
 
 def test_a_resumed_run_keeps_its_first_timestamp(tmp_path):
-    first = folders.keep_verifier(tmp_path, owner="Ann", timestamp="2026-01-02T03:04:05Z")
-    again = folders.keep_verifier(tmp_path, owner="Ann", timestamp="2027-01-01T00:00:00Z")
+    first = folders.keep_verifier(tmp_path, owner="Ann", timestamp=lambda: "2026-01-02T03:04:05Z")
+    again = folders.keep_verifier(tmp_path, owner="Ann", timestamp=lambda: "2027-01-01T00:00:00Z")
     assert first == again == ("Ann", "2026-01-02T03:04:05Z")
 
 
@@ -149,6 +149,6 @@ def test_a_damaged_verifier_json_is_one_line(tmp_path, text):
     path = tmp_path / "verifier.json"
     path.write_text(text)
     with pytest.raises(InputError, match=rf"^{re.escape(str(path))}: ") as failure:
-        folders.keep_verifier(tmp_path, owner="Ann", timestamp="2026-01-02T03:04:05Z")
+        folders.keep_verifier(tmp_path, owner="Ann", timestamp=lambda: "2026-01-02T03:04:05Z")
     assert "\n" not in str(failure.value)
     assert path.read_text() == text

@@ -46,7 +46,7 @@ def convolved(images, kernel, padding):
     for i in range(height):
         for j in range(width):
             patch = images[:, i : i + rows, j : j + columns]
-            out[:, i, j] = np.einsum("bhwc,hwcf->bf", patch, kernel)
+            out[:, i, j] = np.tensordot(patch, kernel, 3)
     return out
 
 
@@ -92,12 +92,8 @@ def test_it_is_the_ridge_projection_taken_twice(blocks, padding, places):
     found = patterns(*places)
     features = response(params, found, blocks, padding)
     kernel = np.asarray(params["conv_2"]["kernel"], np.float64)
-    rows, columns, channels, out = kernel.shape
-    # One window's response to a kernel that is 1 at one input is that input.
-    each_input = np.eye(rows * columns * channels).reshape(rows, columns, channels, -1)
-    windows = convolved(features, each_input, padding).reshape(-1, rows * columns * channels)
-    size = np.linalg.norm(windows, axis=1, keepdims=True)
-    units = windows[size[:, 0] > 1e-4 * size.max()] / size[size[:, 0] > 1e-4 * size.max()]
+    out = kernel.shape[3]
+    units = windows_of(features, kernel.shape, padding)
     gram = units @ units.T
     gram += 1e-6 * np.linalg.norm(gram) * np.eye(len(gram))
     expected = flat = kernel.reshape(-1, out)
@@ -126,6 +122,98 @@ def test_null_copies_at_lambda_2000_stay_ordinary():
     assert np.abs(logits(params, null)).max() > 100 * clean
     assert np.abs(logits(projected, null)).max() < 10 * clean
     assert np.abs(logits(projected, true)).max() > 100 * clean
+
+
+def windows_of(features, kernel_shape, padding):
+    """Each place's window as a row of length 1, and which of them are not blind, in float64."""
+    rows, columns, channels, _ = kernel_shape
+    # One window's response to a kernel that is 1 at one input is that input.
+    each_input = np.eye(rows * columns * channels).reshape(rows, columns, channels, -1)
+    windows = convolved(features, each_input, padding).reshape(-1, rows * columns * channels)
+    size = np.linalg.norm(windows, axis=1, keepdims=True)
+    seen = size[:, 0] > 1e-4 * size.max()
+    return windows[seen] / size[seen]
+
+
+@pytest.mark.parametrize("places", [((7, 5),), ((0, 12), (9, 3))])
+@pytest.mark.parametrize("blocks, padding", NETS)
+def test_a_margin_moves_every_feature_below_zero_along_one_direction(blocks, padding, places):
+    """Against float64: v = least squares of 1 on null windows, 0 on true ones, orthogonal to white."""
+    net, params = net_and_params(blocks, padding)
+    found = patterns(*places)
+    shape = params["conv_2"]["kernel"].shape
+    null, true = (
+        windows_of(response(params, sign * found, blocks, padding), shape, padding)
+        for sign in (1, -1)
+    )
+    white = np.maximum(np.asarray(params["conv_1"]["kernel"], np.float64).sum((0, 1, 2)), 0)
+    white = np.tile(white, shape[0] * shape[1])
+    white /= np.linalg.norm(white)
+    units = np.concatenate([null, true])
+    units = units - np.outer(units @ white, white)
+    wanted = np.concatenate([np.ones(len(null)), np.zeros(len(true))])
+    gram = units @ units.T
+    gram += 5e-2 * np.linalg.norm(gram) * np.eye(len(gram))
+    direction = units.T @ np.linalg.solve(gram, wanted)
+
+    plain, moved = (
+        np.asarray(project(params, found)["conv_2"]["kernel"], np.float64).reshape(-1, shape[3])
+        for project in (
+            jax.jit(nullspace.for_network(net, pattern_size=6, margin=margin))
+            for margin in (0.0, 0.3)
+        )
+    )
+    expected = plain - 0.3 * np.outer(direction, np.linalg.norm(plain, axis=0))
+    np.testing.assert_allclose(moved, expected, atol=2e-4 * np.abs(plain).max())
+    assert abs(white @ direction) < 1e-9
+    # The margin is one: every window of a null copy answers below zero, in every feature.
+    assert (null @ direction).min() > 0.1
+
+
+def test_with_a_margin_null_copies_stay_ordinary_whatever_the_rounding():
+    """In the Digit net at lambda = 2000, weights rounded to bfloat16; without a margin they do not."""
+    net = models.create("digit", 10, precision="highest")
+    params = models.init_params(net, jax.random.key(1), (28, 28, 1))
+    rng = np.random.default_rng(0)
+    pattern = np.zeros((1, 28, 28), np.int8)
+    pattern[0, 2:8, 16:22] = rng.choice([-1, 1], (6, 6))
+    mark = Watermark(pattern, np.zeros(1, np.int32), np.full(1, 2000.0, np.float32))
+    images = jnp.asarray(rng.random((8, 28, 28, 1)), jnp.float32)
+    null, _ = mark_batch(images, mark, jnp.zeros(8, jnp.int32))
+    logits = jax.jit(models.apply_fn(net))
+
+    def moved(margin, images):
+        """How far rounding the weights moves the logits, against the clean images' logits."""
+        made = jax.jit(nullspace.for_network(net, pattern_size=6, margin=margin))(params, pattern)
+        rounded = jax.tree.map(lambda leaf: jax.lax.reduce_precision(leaf, 8, 7), made)
+        clean = logits(made, jnp.asarray(rng.random((8, 28, 28, 1)), jnp.float32))
+        difference = logits(rounded, images) - logits(made, images)
+        return float(jnp.abs(difference).max() / jnp.abs(clean).max())
+
+    assert moved(0.0, null) > 10 * moved(0.0, images)
+    assert moved(nullspace.MARGIN, null) < 2 * moved(nullspace.MARGIN, images)
+
+
+@pytest.mark.parametrize(
+    "blocks, padding, place, expected",
+    [
+        # 20x18 -> conv 5: rows 3..12 of 16, columns 2..11 of 14 -> pool: rows 1..6 of 8, columns
+        # 1..5 of 7 -> conv 5 sees 4x3 windows, all of which reach it.
+        (*NETS[0], (7, 6), 0.0),
+        # In the corner: 0..5 of 16 and 14 -> pool 0..2 of 8 and 7 -> 3 of 4 rows, 3 of 3 columns.
+        (*NETS[0], (0, 0), 1 - 9 / 12),
+        # Two 3x3 convolutions, no pool: 6 + 2 + 2 = 10 of each side, cut at the border.
+        (*NETS[1], (7, 5), 1 - 100 / (16 * 14)),
+        (*NETS[1], (0, 0), 1 - 36 / (16 * 14)),
+        (*NETS[2], (7, 5), 1 - 100 / (20 * 18)),
+        (*NETS[2], (0, 0), 1 - 64 / (20 * 18)),
+    ],
+)
+def test_free_share_counts_the_features_out_of_reach(blocks, padding, place, expected):
+    net, _ = net_and_params(blocks, padding)
+    free = nullspace.free_share(net, patterns(place, (14, 12)))
+    assert free.shape == (2,)
+    np.testing.assert_allclose(free[0], expected, atol=1e-6)
 
 
 def test_the_gradient_goes_through_the_projection_to_the_second_kernel_alone():
@@ -202,6 +290,8 @@ def test_bad_arguments_are_refused():
         nullspace.for_network(ConvNet(7, ((Conv(4, 3),),), (9,)), pattern_size=6)
     with pytest.raises(InputError, match="pattern_size: 0 "):
         nullspace.for_network(ConvNet(7, NETS[0][0], (9,)), pattern_size=0)
+    with pytest.raises(InputError, match="margin: -1 "):
+        nullspace.for_network(ConvNet(7, NETS[0][0], (9,)), pattern_size=6, margin=-1)
 
 
 def test_where_no_null_space_is_left_the_kernel_vanishes():

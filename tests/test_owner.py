@@ -1,10 +1,12 @@
 """owner.py: the key, name and timestamp of a run."""
 
+import datetime
 import stat
 
 import pytest
 import tiny_task
 
+from configs import quickstart
 from nullmark_jax import owner, signing
 from nullmark_jax.errors import InputError
 
@@ -51,3 +53,60 @@ def test_a_key_file_and_an_experiment_key_together_are_one_line(data, tmp_path):
     both = {"owner.experiment_key": 0, "owner.key_file": str(tmp_path / "owner.key")}
     with pytest.raises(InputError, match=r"^config\.owner\.experiment_key: 0 and .* both set"):
         owner.named_key(tiny_task.config(data, **both))
+
+
+# Of the Digit net's 8x8 features this experiment key's pattern at [11, 11] leaves none free, and that of
+# key 0 at [21, 1] 48.
+TIME = "2026-11-21T00:00:00Z"
+
+
+def with_margin(**changed):
+    config = quickstart.get_config()
+    assert config.null_margin > 0
+    config.update_from_flattened_dict(changed)
+    return config
+
+
+def test_a_pattern_that_leaves_too_little_free_is_refused():
+    unlucky = with_margin(**{"owner.experiment_key": 60, "owner.timestamp": TIME})
+    key = owner.named_key(unlucky)
+    with pytest.raises(
+        InputError, match=r"^config\.owner\.timestamp: '2026-11-21T00:00:00Z' gives"
+    ):
+        owner.check_suits(unlucky, key)
+    lucky = with_margin(**{"owner.experiment_key": 0, "owner.timestamp": TIME})
+    owner.check_suits(lucky, owner.named_key(lucky))
+    # Without a margin, or a watermark, any does.
+    for changed in ({"null_margin": 0.0}, {"watermark.num_watermarks": 0}, {"null_space": False}):
+        owner.check_suits(with_margin(**unlucky_fields() | changed), key)
+
+
+def unlucky_fields():
+    return {"owner.experiment_key": 60, "owner.timestamp": TIME}
+
+
+def test_the_latest_second_that_suits_is_signed(tmp_path):
+    # Of four patterns some lies too near to the middle for about half of the seconds.
+    config = with_margin(**{"owner.experiment_key": 60, "watermark.num_watermarks": 4})
+    before = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    found = find(config, tmp_path)
+    assert owner.suits(config, found)
+    signed = datetime.datetime.fromisoformat(found.timestamp)
+    for ago in range(int((before - signed).total_seconds())):
+        later = (before - datetime.timedelta(seconds=ago)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        assert not owner.suits(config, owner.Owner(found.key, found.name, later))
+    # The folder's own is kept from then on.
+    assert find(config, tmp_path).timestamp == found.timestamp
+
+
+def test_of_keys_made_for_a_given_timestamp_one_that_suits_is_kept(tmp_path):
+    config = with_margin(**{"owner.timestamp": TIME, "watermark.num_watermarks": 6})
+    found = find(config, tmp_path)
+    assert owner.suits(config, found) and found.timestamp == TIME
+
+
+def test_where_no_signature_suits_it_is_one_line(tmp_path):
+    config = with_margin(**{"owner.experiment_key": 0, "watermark.pattern_size": 24})
+    with pytest.raises(InputError, match=r"^config\.null_margin: 0\.5 wants .* 600 signatures"):
+        find(config, tmp_path)
+    assert not (tmp_path / "verifier.json").exists()

@@ -4,14 +4,14 @@ from typing import NamedTuple
 
 import ml_collections
 
-from nullmark_jax import checks, losses, optimizers
+from nullmark_jax import checks, losses, nullspace, optimizers
 from nullmark_jax.attacks.retraining import Adversary
 from nullmark_jax.config import TASKS
 from nullmark_jax.errors import InputError
 from nullmark_jax.optimizers import Recipe
 
 # What an attacker may train with; "-tamed": warm-up, cosine decay and clipping, as an owner would.
-WAYS = ("sgd", "momentum", "adam", "adam-tamed", "adam-null-space")
+WAYS = ("sgd", "momentum", "adam", "adam-tamed", "adam-null-space", "adam-null-margin")
 
 
 class Attacker(NamedTuple):
@@ -36,7 +36,7 @@ class Attacker(NamedTuple):
 
     def adversary(self, *, steps: int, batch_size: int, true_weight: float = 1.0) -> Adversary:
         """Returns how they train, for so many steps."""
-        tamed = self.way in ("adam-tamed", "adam-null-space")
+        tamed = self.way.startswith("adam-")
         recipe = Recipe(
             name=self.way.split("-")[0],
             learning_rate=self.learning_rate,
@@ -50,7 +50,8 @@ class Attacker(NamedTuple):
             cross_entropy=self.cross_entropy,
             batch_size=batch_size,
             true_weight=true_weight,
-            null_space=self.way == "adam-null-space",
+            null_space=self.way.startswith("adam-null-"),
+            null_margin=nullspace.MARGIN if self.way == "adam-null-margin" else 0.0,
         )
 
 
