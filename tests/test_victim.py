@@ -131,6 +131,15 @@ def test_a_run_of_another_task(trained):
     )
 
 
+def test_victims_that_another_threshold_judges(trained, tmp_path):
+    other = tiny_victim.other(trained, tmp_path / "other")
+    tiny_victim.change_json(other / "config.json", threshold=0.9)
+    refused(
+        [trained, other],
+        r"^--victim: other has config\.watermark\.threshold 0\.9, .* 0\.8; attack them one by one$",
+    )
+
+
 def test_a_model_that_was_not_verified(copy):
     tiny_victim.change_json(copy / "result.json", verified=False)
     for free in (False, True):

@@ -65,6 +65,11 @@ def check(config: ml_collections.ConfigDict) -> None:
 def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: Journal) -> Metrics:
     """Returns the metrics: before, and after each attack on each model's watermark 0."""
     grid = attackers.grid(config.grid, len(victims[0].splits.train))
+    classes = victims[0].config.data.num_classes
+    if config.shift % classes == 0:
+        raise InputError(
+            f"config.shift: {config.shift} gives the same label again, of {classes}; give say 1"
+        )
     planned: dict[str, Callable[[], Record]] = {}
     for victim in victims:
         check_images(victim, config.earlier.images, *(each.images for each in grid))

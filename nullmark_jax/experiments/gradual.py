@@ -191,9 +191,16 @@ def tables(result: Result) -> list[Table]:
     ]
 
 
+def _furthest(result: Result) -> Record:
+    return max(
+        result["metrics"]["attacks"],
+        key=lambda each: (each["verified"], mean(each["models"], "pirate", "wm")),
+    )
+
+
 def draw(result: Result) -> dict[str, Figure]:
-    """Returns Figure 9: the attack with the highest pirate WM, stage by stage."""
-    best = max(result["metrics"]["attacks"], key=lambda each: each["models"][0]["pirate"]["wm"])
+    """Returns Figure 9: the attack that came furthest, on the first victim, stage by stage."""
+    best = _furthest(result)
     return {
         "gradual": curves.curves_figure(
             best["models"][0]["curve"],
@@ -214,8 +221,7 @@ def draw(result: Result) -> dict[str, Figure]:
 
 def verdict(result: Result) -> list[str]:
     """Returns how far the best attack came, which the earlier paper says loses the null embedding."""
-    attacks = result["metrics"]["attacks"]
-    best = max(attacks, key=lambda each: (each["verified"], mean(each["models"], "pirate", "wm")))
+    best = _furthest(result)
     return [
         "Raised step by step, the pirate's null embedding is lost, the earlier paper says; here the attack "
         f"that came furthest ({best['name']}) ends with NC "

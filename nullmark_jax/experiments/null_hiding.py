@@ -215,7 +215,8 @@ def draw(result: Result) -> dict[str, Figure]:
     owner = result["metrics"]["owner"]
     if not owner:
         return {}
-    foreign = result["metrics"]["foreign"][0]["models"]
+    # The curves are the first watermarked victim's: so are the marks that it never had.
+    foreign = next(each for each in result["metrics"]["foreign"] if each["watermarked"])["models"]
     control = float(np.mean([each["recovered"]["mark"]["null"] for each in foreign]))
     records = [{"epochs": each["epochs"], **each["models"][0]} for each in owner]
     return {

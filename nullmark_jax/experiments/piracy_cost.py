@@ -18,7 +18,7 @@ import ml_collections
 import numpy as np
 from matplotlib.figure import Figure
 
-from nullmark_jax import checks, models
+from nullmark_jax import checks, models, verification
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import attackers, experiment
 from nullmark_jax.experiments.attackers import Attacker
@@ -94,6 +94,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
                         accuracy=record["target"],
                         threshold=victim.config.watermark.threshold,
                         embedding=embedding,
+                        scheme=victim.scheme,
                     ),
                 }
             )
@@ -107,7 +108,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
 
 
 def reached(
-    curve: list[Record], *, accuracy: float, threshold: float, embedding: str
+    curve: list[Record], *, accuracy: float, threshold: float, embedding: str, scheme: str
 ) -> Record | None:
     """Returns the first point of a curve with NC and the pirate's mark there; None where there is none.
 
@@ -116,10 +117,13 @@ def reached(
       accuracy: the NC to reach.
       threshold: T, which the pirate's null accuracy ("null only") or WM must pass.
       embedding: one of `EMBEDDINGS`.
+      scheme: whose rule "pass" is, as `verification.passes` has it.
     """
     part = "null" if embedding == "null only" else "wm"
     for point in curve:
-        if point["normal_accuracy"] >= accuracy and point["pirate"][part] > threshold:
+        if point["normal_accuracy"] >= accuracy and verification.passes(
+            point["pirate"][part], threshold, scheme=scheme
+        ):
             return {"steps": point["steps"], "seconds": point["seconds"]}
     return None
 

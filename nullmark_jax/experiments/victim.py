@@ -81,13 +81,14 @@ def load_victims(
 
     Raises:
       InputError: a folder holds no finished run, one of another task, one not verified, a damaged
-        file, or a watermark-free model where that will not do; two folders hold one model or have
-        one name.
+        file, or a watermark-free model where that will not do; two folders hold one model, have one
+        name, or are of other protocols (scheme, n, lambda, threshold, images, classes).
     """
     if not folders:
         raise InputError("--victim: none is given; give the run folder of a finished training")
     shared: dict[str, Splits] = {}
     victims = [_load(pathlib.Path(each), task, data_path, free, shared) for each in folders]
+    _check_alike(victims)
     names = [victim.name for victim in victims]
     if len(set(names)) < len(names):
         raise InputError(
@@ -98,6 +99,28 @@ def load_victims(
     if len(set(digests)) < len(digests):
         raise InputError(f"--victim: {', '.join(folders)}: two hold the same model; give each once")
     return victims
+
+
+def _check_alike(victims: list[Victim]) -> None:
+    """Raises InputError unless one authority's numbers judge all victims."""
+    numbers = ("scheme", "pattern_size", "extreme_value", "threshold")
+
+    def protocol(victim: Victim) -> dict[str, object]:
+        config = victim.config
+        return {
+            **{f"config.watermark.{name}": config.watermark[name] for name in numbers},
+            "config.data.input_shape": tuple(config.data.input_shape),
+            "config.data.num_classes": config.data.num_classes,
+        }
+
+    first = protocol(victims[0])
+    for victim in victims[1:]:
+        for field, value in protocol(victim).items():
+            if value != first[field]:
+                raise InputError(
+                    f"--victim: {victim.name} has {field} {checks.shown(value)}, {victims[0].name} "
+                    f"{checks.shown(first[field])}; attack them one by one"
+                )
 
 
 def _load(
