@@ -28,8 +28,8 @@ CURVE = [
         # NC is there from step 20 on; null 0.80 does not pass T = 0.8 by Algorithm 3, but by Equation 7.
         ("null only", "null-embedding", 30),
         ("null only", "wonder-filter", 20),
-        ("dual", "null-embedding", 40),
-        ("dual", "wonder-filter", 30),
+        ("null and true", "null-embedding", 40),
+        ("null and true", "wonder-filter", 30),
     ],
 )
 def test_the_first_point_with_accuracy_and_mark(embedding, scheme, steps):
@@ -39,5 +39,8 @@ def test_the_first_point_with_accuracy_and_mark(embedding, scheme, steps):
 
 def test_never():
     assert (
-        reached(CURVE, accuracy=1, threshold=0.8, embedding="dual", scheme="null-embedding") is None
+        reached(
+            CURVE, accuracy=1, threshold=0.8, embedding="null and true", scheme="null-embedding"
+        )
+        is None
     )
