@@ -8,7 +8,6 @@ Expect NC 99.5%, null 99.3%, true 100% (results/digit/README.md) in 3 minutes on
 
 import ml_collections
 
-from nullmark_jax import nullspace
 from nullmark_jax.config import choose, default
 
 
@@ -37,6 +36,5 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.optimizer.warmup_steps = 200
     config.optimizer.clip_norm = 1.0
     config.null_space = True
-    config.null_margin = nullspace.MARGIN
     config.augmentation.shift = 1
     return config

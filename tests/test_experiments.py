@@ -7,9 +7,14 @@ import pathlib
 import pytest
 
 from nullmark_jax import files
+from nullmark_jax.attacks import pruning
+from nullmark_jax.attacks.retraining import Adversary
 from nullmark_jax.experiments import experiment
+from nullmark_jax.experiments.bench import Bench
 from nullmark_jax.experiments.catalogue import EXPERIMENTS
+from nullmark_jax.experiments.victim import load_victims
 from nullmark_jax.main import main
+from nullmark_jax.optimizers import Recipe
 from nullmark_jax.reports import book
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -104,3 +109,21 @@ def test_the_book_of_all_of_them(done, tmp_path):
             assert (tmp_path / "docs" / line.rpartition("(")[2].rstrip(")")).resolve().exists()
     (tmp_path / "docs" / "results.md").write_text(text + "An edit.\n")
     assert book.main(["book", f"--root={tmp_path}", "--check"]) == 1
+
+
+def test_what_the_margin_is_for(runs):
+    """The recipe's null embedding stays through rounding, pruning and fine-tuning."""
+    (victim,) = load_victims([str(runs / "marked")], task="quickstart")
+    assert victim.config.null_margin > 0
+    bench = Bench(victim)
+    tuned = Adversary(recipe=Recipe("adam", 1e-4), steps=100, batch_size=32, inject_ratio=0.0)
+    changed = {
+        "int8": pruning.quantise(victim.params, "int8"),
+        "bf16": pruning.quantise(victim.params, "bf16"),
+        "pruned": pruning.prune_neurons(victim.params, 0.05, last=victim.model.last_layer),
+        "tuned": next(bench.train(tuned, images=400, seed=0, at=[100])).params,
+    }
+    before = bench.measure(victim.params, owner=bench.owner)["owner"]["wm"]
+    for name, params in changed.items():
+        after = bench.measure(params, owner=bench.owner)["owner"]["wm"]
+        assert after > before - 0.05, (name, before, after)
