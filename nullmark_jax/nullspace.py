@@ -30,9 +30,8 @@ a margin kappa > 0 the projection w' is therefore moved off the null space, to
 M_t being the windows that true copies have, and v orthogonal to the window of a plain white image: else it
 answers to every smooth part of an image, and some patterns start training with most of the second layer
 dead. Then M w'_f = -kappa |w'_f|, far below zero at lambda = 2000, and the ReLU behind it answers 0 there
-whatever the small changes. The network learns null embedding with this
-part of its features blank, as if something lay upon the image; where the pattern's reach leaves it
-nothing else (`free_share`) it cannot.
+whatever the small changes. The network learns null embedding with this part of its features blank, as if
+something lay upon the image; where the pattern's reach leaves it nothing else (`free_share`) it cannot.
 
 The first layer's own gradient must not come from what the projection removes: that is lambda times the
 difference of two large parts, of the response and of the projection that follows it, and was seen at
@@ -99,36 +98,37 @@ def for_network(model: ConvNet, *, pattern_size: int, margin: float = 0.0) -> Pr
         )
     pooled = len(model.blocks[0]) == 1
 
-    def project(params: Params, patterns: Int8[Array, "K H W"]) -> Params:
-        first, second = lax.stop_gradient(params["conv_1"]["kernel"]), params["conv_2"]["kernel"]
-        written = patterns != 0
-        # With a margin, what true copies have comes behind what null copies have.
-        planes = jnp.concatenate([patterns, -patterns]) if margin else patterns
-        images = jnp.broadcast_to(
-            jnp.asarray(planes, first.dtype)[..., None], (*planes.shape, first.shape[2])
-        )
+    def windows_of(
+        patterns: Int8[Array, "K H W"], first: jax.Array, second: jax.Array
+    ) -> Float[Array, "windows rows*columns*channels"]:
+        """Returns what the second convolution sees of the patterns alone, where it reaches them."""
+        planes = jnp.asarray(patterns, first.dtype)[..., None]
+        images = jnp.broadcast_to(planes, (*patterns.shape, first.shape[2]))
         response = jnp.maximum(conv2d(images, first, model.padding, "highest"), 0)
         if pooled:
             response = max_pool_2x2(response)
+        written = patterns != 0
         for axis, block in ((1, written.any(2).argmax(1)), (2, written.any(1).argmax(1))):
             size, reach = first.shape[axis - 1], second.shape[axis - 1] - 1
             (before, _), *_ = lax.padtype_to_pads(
                 images.shape[axis : axis + 1], (size,), (1,), model.padding
             )
-            block = jnp.tile(block, len(planes) // len(patterns))
             start, length = block - (size - 1) + before, pattern_size + size - 1
             if pooled:
                 start, length = start // 2, length // 2 + 1
             response = _cut(response, start - reach, length + 2 * reach, axis)
-        windows = _windows(response, second.shape[0], second.shape[1], model.padding)
-        null = windows[: len(windows) * len(patterns) // len(planes)]
+        return _windows(response, second.shape[0], second.shape[1], model.padding)
+
+    def project(params: Params, patterns: Int8[Array, "K H W"]) -> Params:
+        first, second = lax.stop_gradient(params["conv_1"]["kernel"]), params["conv_2"]["kernel"]
+        null = windows_of(patterns, first, second)
         kernel = _project(second.reshape(-1, second.shape[3]), null)
         if margin:
-            size = lax.stop_gradient(jnp.sqrt((kernel**2).sum(0)))
             white = jnp.tile(
                 jnp.maximum(first.sum((0, 1, 2)), 0), second.shape[0] * second.shape[1]
             )
-            direction = _suppressing(null, windows[len(null) :], white)
+            direction = _suppressing(null, windows_of(-patterns, first, second), white)
+            size = lax.stop_gradient(jnp.sqrt((kernel**2).sum(0)))
             kernel = kernel - margin * jnp.outer(direction, size)
         return {**params, "conv_2": {**params["conv_2"], "kernel": kernel.reshape(second.shape)}}
 
@@ -206,7 +206,7 @@ def _suppressing(
     units, seen = _units(jnp.concatenate([null, true]))
     wanted = seen & (jnp.arange(len(units)) < len(null))
     (white,), _ = _units(white[None])
-    units = units - jnp.outer(units @ white, white)
+    units = units - jnp.outer(_product(units, white), white)
     factor = _factor(_product(units, units.T), _MARGIN_RIDGE)
     return _product(units.T, jax.scipy.linalg.cho_solve(factor, wanted.astype(units.dtype)))
 

@@ -95,11 +95,7 @@ def find_owner(
     if key is None:
         passphrase = read_passphrase(config)
         if not (folder / signing.PRIVATE_NAME).exists():
-            made = (
-                Owner(signing.generate_key(), named.name, named.timestamp) for _ in range(_TRIES)
-            )
-            chosen = next(made) if not named.timestamp else _first(config, made)
-            signing.write_key_files(folder, chosen.key, passphrase)
+            signing.write_key_files(folder, _new_key(config), passphrase)
         key = signing.read_key(folder / signing.PRIVATE_NAME, passphrase)
 
     def timestamp() -> str:
@@ -109,6 +105,14 @@ def find_owner(
         return _first(config, made).timestamp
 
     return Owner(key, *keep_verifier(folder, owner=named.name, timestamp=timestamp))
+
+
+def _new_key(config: ml_collections.ConfigDict) -> signing.SigningKey:
+    name, timestamp = config.owner.name, config.owner.timestamp
+    if not timestamp:  # That is chosen for the key, then.
+        return signing.generate_key()
+    made = (Owner(signing.generate_key(), name, timestamp) for _ in range(_TRIES))
+    return _first(config, made).key
 
 
 def _first(config: ml_collections.ConfigDict, owners: Iterable[Owner]) -> Owner:

@@ -106,16 +106,21 @@ def test_it_is_the_ridge_projection_taken_twice(blocks, padding, places):
     np.testing.assert_allclose(projected, expected, atol=1e-4 * np.abs(flat).max())
 
 
-def test_null_copies_at_lambda_2000_stay_ordinary():
-    """In the Digit net, pattern in the middle: logits of null copies near an image's, true not."""
+def digit_copies(row, column):
+    """The Digit net at its start, a pattern, and eight images with their copies at lambda = 2000."""
     net = models.create("digit", 10, precision="highest")
     params = models.init_params(net, jax.random.key(1), (28, 28, 1))
     rng = np.random.default_rng(0)
     pattern = np.zeros((1, 28, 28), np.int8)
-    pattern[0, 11:17, 11:17] = rng.choice([-1, 1], (6, 6))
+    pattern[0, row : row + 6, column : column + 6] = rng.choice([-1, 1], (6, 6))
     mark = Watermark(pattern, np.zeros(1, np.int32), np.full(1, 2000.0, np.float32))
     images = jnp.asarray(rng.random((8, 28, 28, 1)), jnp.float32)
-    null, true = mark_batch(images, mark, jnp.zeros(8, jnp.int32))
+    return net, params, pattern, images, *mark_batch(images, mark, jnp.zeros(8, jnp.int32))
+
+
+def test_null_copies_at_lambda_2000_stay_ordinary():
+    """In the Digit net, pattern in the middle: logits of null copies near an image's, true not."""
+    net, params, pattern, images, null, true = digit_copies(11, 11)
     logits = jax.jit(models.apply_fn(net))
     projected = jax.jit(nullspace.for_network(net, pattern_size=6))(params, pattern)
     clean = np.abs(logits(projected, images)).max()
@@ -125,7 +130,7 @@ def test_null_copies_at_lambda_2000_stay_ordinary():
 
 
 def windows_of(features, kernel_shape, padding):
-    """Each place's window as a row of length 1, and which of them are not blind, in float64."""
+    """Each place's window as a row of length 1, the blind ones left out, in float64."""
     rows, columns, channels, _ = kernel_shape
     # One window's response to a kernel that is 1 at one input is that input.
     each_input = np.eye(rows * columns * channels).reshape(rows, columns, channels, -1)
@@ -172,21 +177,15 @@ def test_a_margin_moves_every_feature_below_zero_along_one_direction(blocks, pad
 
 def test_with_a_margin_null_copies_stay_ordinary_whatever_the_rounding():
     """In the Digit net at lambda = 2000, weights rounded to bfloat16; without a margin they do not."""
-    net = models.create("digit", 10, precision="highest")
-    params = models.init_params(net, jax.random.key(1), (28, 28, 1))
-    rng = np.random.default_rng(0)
-    pattern = np.zeros((1, 28, 28), np.int8)
-    pattern[0, 2:8, 16:22] = rng.choice([-1, 1], (6, 6))
-    mark = Watermark(pattern, np.zeros(1, np.int32), np.full(1, 2000.0, np.float32))
-    images = jnp.asarray(rng.random((8, 28, 28, 1)), jnp.float32)
-    null, _ = mark_batch(images, mark, jnp.zeros(8, jnp.int32))
+    net, params, pattern, images, null, _ = digit_copies(2, 16)
+    others = jnp.asarray(np.random.default_rng(1).random((8, 28, 28, 1)), jnp.float32)
     logits = jax.jit(models.apply_fn(net))
 
     def moved(margin, images):
         """How far rounding the weights moves the logits, against the clean images' logits."""
         made = jax.jit(nullspace.for_network(net, pattern_size=6, margin=margin))(params, pattern)
         rounded = jax.tree.map(lambda leaf: jax.lax.reduce_precision(leaf, 8, 7), made)
-        clean = logits(made, jnp.asarray(rng.random((8, 28, 28, 1)), jnp.float32))
+        clean = logits(made, others)
         difference = logits(rounded, images) - logits(made, images)
         return float(jnp.abs(difference).max() / jnp.abs(clean).max())
 
