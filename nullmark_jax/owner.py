@@ -101,10 +101,19 @@ def find_owner(
     def timestamp() -> str:
         if named.timestamp:
             return named.timestamp
-        made = (Owner(key, named.name, signing.utc_now(ago=ago)) for ago in range(_TRIES))
-        return _first(config, made).timestamp
+        return latest_timestamp(config, key, signing.utc_now())
 
     return Owner(key, *keep_verifier(folder, owner=named.name, timestamp=timestamp))
+
+
+def latest_timestamp(config: ml_collections.ConfigDict, key: signing.SigningKey, last: str) -> str:
+    """Returns the latest timestamp, `last` or before it, at which the key gives patterns that suit.
+
+    Raises:
+      InputError: of the 600 seconds up to `last` none does.
+    """
+    times = (signing.seconds_before(last, ago) for ago in range(_TRIES))
+    return _first(config, (Owner(key, config.owner.name, time) for time in times)).timestamp
 
 
 def _new_key(config: ml_collections.ConfigDict) -> signing.SigningKey:

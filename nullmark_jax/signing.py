@@ -29,6 +29,7 @@ MAX_PASSPHRASE_BYTES = 4096
 PRIVATE_NAME = "owner.key"
 PUBLIC_NAME = "owner.pub"
 
+_TIMESTAMP_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 _TIMESTAMP = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})Z")
 # Line breaks would make the verifier string ambiguous; terminal controls, text direction and lone
 # surrogates would let a name show as another.
@@ -89,10 +90,15 @@ def experiment_key(seed: int) -> SigningKey:
     return SigningKey(hashlib.sha256(f"nullmark/1/experiment-key/{seed}".encode()).digest())
 
 
-def utc_now(*, ago: int = 0) -> str:
-    """Returns the time now, or some seconds ago, as a verifier string wants it, 2026-11-21T17:00:00Z."""
-    then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=ago)
-    return then.strftime("%Y-%m-%dT%H:%M:%SZ")
+def utc_now() -> str:
+    """Returns the time now as a verifier string wants it, 2026-11-21T17:00:00Z."""
+    return datetime.datetime.now(datetime.UTC).strftime(_TIMESTAMP_FORMAT)
+
+
+def seconds_before(timestamp: str, seconds: int) -> str:
+    """Returns the timestamp so many seconds before another."""
+    then = datetime.datetime.strptime(timestamp, _TIMESTAMP_FORMAT)
+    return (then - datetime.timedelta(seconds=seconds)).strftime(_TIMESTAMP_FORMAT)
 
 
 def check_owner(owner: str) -> None:

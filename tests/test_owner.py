@@ -99,6 +99,17 @@ def test_the_latest_second_that_suits_is_signed(tmp_path):
     assert find(config, tmp_path).timestamp == found.timestamp
 
 
+# The sizes that the functionality experiment sweeps; of some the key's own pattern at TIME is refused.
+@pytest.mark.parametrize(("size", "suits"), [(6, True), (8, False), (12, False)])
+def test_an_experiment_key_s_latest_timestamp_before_a_given_one(size, suits):
+    config = with_margin(**{"owner.experiment_key": 0, "watermark.pattern_size": size})
+    key = owner.named_key(config)
+    assert owner.suits(config, owner.Owner(key, config.owner.name, TIME)) is suits
+    found = owner.latest_timestamp(config, key, TIME)
+    assert (found == TIME) is suits and found <= TIME
+    assert owner.suits(config, owner.Owner(key, config.owner.name, found))
+
+
 def test_of_keys_made_for_a_given_timestamp_one_that_suits_is_kept(tmp_path):
     config = with_margin(**{"owner.timestamp": TIME, "watermark.num_watermarks": 6})
     found = find(config, tmp_path)

@@ -98,6 +98,11 @@ def test_utc_now_is_a_timestamp_of_now():
     assert before <= datetime.datetime.fromisoformat(text) <= after
 
 
+def test_seconds_before_a_timestamp():
+    assert signing.seconds_before("2026-11-21T17:00:00Z", 0) == "2026-11-21T17:00:00Z"
+    assert signing.seconds_before("2024-03-01T00:00:01Z", 2) == "2024-02-29T23:59:59Z"
+
+
 class VerifierStringTest(parameterized.TestCase):
     @parameterized.parameters(
         "a", "Ada & Co., Ltd.", "Zoë", "日本", "علی‌رضا", "👩‍🔬", "x" * 256, "é" * 128, " "

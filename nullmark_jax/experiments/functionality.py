@@ -14,13 +14,14 @@ from collections.abc import Callable
 import ml_collections
 from matplotlib.figure import Figure
 
-from nullmark_jax import checks
+from nullmark_jax import checks, signing
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import experiment
 from nullmark_jax.experiments.experiment import Experiment, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import Record, mean_and_spread
 from nullmark_jax.experiments.victim import Victim
+from nullmark_jax.owner import latest_timestamp
 from nullmark_jax.reports import curves
 from nullmark_jax.reports.table import Table, percent
 from nullmark_jax.run import train_and_evaluate
@@ -28,6 +29,7 @@ from nullmark_jax.run import train_and_evaluate
 # What config.paper holds of Table 4.
 PRINTED = ("free_normal_accuracy", "normal_accuracy", "null_accuracy", "true_accuracy")
 _FIELDS = ("normal_accuracy", "null_accuracy", "true_accuracy", "watermark_accuracy")
+# What all owners sign, or the latest second before it whose pattern the recipe can embed.
 _TIMESTAMP = "2026-11-21T00:00:00Z"
 
 
@@ -69,9 +71,10 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     def trained(name: str, seed: int, **changes: float) -> Callable[[], Record]:
         run = ml_collections.ConfigDict(recipe.to_dict())
         run.seed = seed
-        run.owner.experiment_key, run.owner.timestamp = seed, _TIMESTAMP
+        run.owner.experiment_key = seed
         run.owner.key_file = run.owner.passphrase_file = ""
         run.watermark.update(changes)
+        run.owner.timestamp = latest_timestamp(run, signing.experiment_key(seed), _TIMESTAMP)
         if config.epochs:
             run.epochs = config.epochs
             run.optimizer.warmup_steps = min(run.optimizer.warmup_steps, 10)
