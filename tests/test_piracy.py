@@ -1,4 +1,4 @@
-"""Piracy: the grid's strongest by hand, and a whole small run of the program."""
+"""Piracy: a whole small run of the program."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ import shutil
 import pytest
 import tiny_victim
 
-from nullmark_jax.experiments import experiment, piracy
+from nullmark_jax.experiments import experiment, loss_gate, piracy
 
 # ml_collections loads a config file by a method that Python will drop.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -33,32 +33,6 @@ def get_config(argument=None):
     config.strongest_pirates = 1
     return config
 """
-
-
-def tried(nc, wm, finite=True):
-    return {"normal_accuracy": nc, "pirate": {"wm": wm}, "finite": finite}
-
-
-@pytest.mark.parametrize(
-    ("records", "scheme", "best"),
-    [
-        # Of those that verify the highest NC, whatever their WM.
-        ([tried(0.99, 0.5), tried(0.7, 1.0), tried(0.9, 0.81)], "null-embedding", 2),
-        # At T itself only the wonder filter's verifies.
-        ([tried(0.99, 0.8), tried(0.5, 0.9)], "null-embedding", 1),
-        ([tried(0.99, 0.8), tried(0.5, 0.9)], "wonder-filter", 0),
-        # None verifies: the highest WM.
-        ([tried(0.99, 0.1), tried(0.2, 0.8), tried(0.9, 0.7)], "null-embedding", 1),
-        # Equals: the first, the attacker of the fewest images.
-        ([tried(0.9, 0.9), tried(0.9, 1.0)], "null-embedding", 0),
-        ([tried(0.9, 0.3), tried(1.0, 0.3)], "null-embedding", 0),
-        # A model that is not a number answers class 0 to all: no success, unless there is no other.
-        ([tried(1.0, 1.0, finite=False), tried(0.5, 0.9)], "wonder-filter", 1),
-        ([tried(0.1, 0.1, finite=False), tried(0.1, 0.2, finite=False)], "null-embedding", 1),
-    ],
-)
-def test_the_strongest(records, scheme, best):
-    assert piracy.strongest(records, scheme, 0.8) is records[best]
 
 
 def read(folder):
@@ -137,7 +111,7 @@ def test_the_metrics(done):
     assert len({each["seed"] for each in metrics["later"]["pirates"]}) == 2
     names = [each["name"] for each in metrics["grid"]["attackers"]]
     assert names == [f"logits, sgd, {rate}, 54 images" for rate in ("0.01", "0.001")]
-    best = piracy.strongest(metrics["grid"]["attackers"], "null-embedding", 0.8)
+    best = loss_gate.strongest(metrics["grid"]["attackers"], "null-embedding", 0.8)
     assert metrics["strongest"]["attacker"] == best["name"]
     # The strongest's pirate is none of the grid's.
     assert metrics["strongest"]["pirates"][0]["seed"] != best["seed"]

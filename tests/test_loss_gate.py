@@ -1,0 +1,125 @@
+"""The loss gate: the strongest attack, and the table of losses and optimisers, by hand."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from nullmark_jax.experiments import loss_gate
+
+
+def tried(nc, wm, finite=True, **fields):
+    accuracies = {"pirate": {"wm": wm}, "owner": {"wm": 0.25}}
+    return {"normal_accuracy": nc, **accuracies, "finite": finite, **fields}
+
+
+@pytest.mark.parametrize(
+    ("records", "scheme", "best"),
+    [
+        # Of those that verify the highest NC, whatever their WM.
+        ([tried(0.99, 0.5), tried(0.7, 1.0), tried(0.9, 0.81)], "null-embedding", 2),
+        # At T itself only the wonder filter's verifies.
+        ([tried(0.99, 0.8), tried(0.5, 0.9)], "null-embedding", 1),
+        ([tried(0.99, 0.8), tried(0.5, 0.9)], "wonder-filter", 0),
+        # None verifies: the highest WM.
+        ([tried(0.99, 0.1), tried(0.2, 0.8), tried(0.9, 0.7)], "null-embedding", 1),
+        # Equals: the first, the attacker of the fewest images.
+        ([tried(0.9, 0.9), tried(0.9, 1.0)], "null-embedding", 0),
+        ([tried(0.9, 0.3), tried(1.0, 0.3)], "null-embedding", 0),
+        # A model that is not a number answers class 0 to all: no success, unless there is no other.
+        ([tried(1.0, 1.0, finite=False), tried(0.5, 0.9)], "wonder-filter", 1),
+        ([tried(0.1, 0.1, finite=False), tried(0.1, 0.2, finite=False)], "null-embedding", 1),
+    ],
+)
+def test_the_strongest(records, scheme, best):
+    assert loss_gate.strongest(records, scheme, 0.8) is records[best]
+
+
+def victim(name, loss):
+    return SimpleNamespace(
+        name=name, config=SimpleNamespace(loss=SimpleNamespace(cross_entropy=loss))
+    )
+
+
+def test_the_first_victim_of_each_loss():
+    given = [victim("a", "logits"), victim("b", "clipped"), victim("c", "logits")]
+    assert loss_gate.representatives(given) == given[:2]
+    assert loss_gate.representatives(given[2:]) == given[2:]
+
+
+def attack(owner_loss, cross_entropy, way, rate, nc, wm, finite=True):
+    return tried(
+        nc,
+        wm,
+        finite,
+        owner_loss=owner_loss,
+        victim=f"run-{owner_loss}",
+        cross_entropy=cross_entropy,
+        way=way,
+        learning_rate=rate,
+        images=50,
+    )
+
+
+ATTACKS = [
+    attack("logits", "logits", "sgd", 1e-3, 0.1, 0.9, finite=False),
+    attack("logits", "logits", "sgd", 1e-4, 0.97, 0.5),
+    attack("logits", "clipped", "sgd", 1e-3, 0.98, 0.1),
+    attack("logits", "logits", "adam", 1e-3, 0.96, 0.95),
+    attack("logits", "logits", "adam", 1e-4, 0.99, 0.85),
+    attack("clipped", "clipped", "sgd", 1e-3, 0.98, 0.9),
+]
+
+
+def test_the_table_has_each_combination_with_its_strongest():
+    rows = loss_gate.table(ATTACKS, "null-embedding", 0.8).rows
+    assert rows == [
+        # The one that diverged neither verifies nor is the strongest.
+        [
+            "logits (run-logits)",
+            "logits",
+            "sgd",
+            "0 of 2",
+            "0.0001, 50 images",
+            "97.00",
+            "50.00",
+            "25.00",
+        ],
+        [
+            "logits (run-logits)",
+            "clipped",
+            "sgd",
+            "0 of 1",
+            "0.001, 50 images",
+            "98.00",
+            "10.00",
+            "25.00",
+        ],
+        # Both verify: the higher NC.
+        [
+            "logits (run-logits)",
+            "logits",
+            "adam",
+            "2 of 2",
+            "0.0001, 50 images",
+            "99.00",
+            "85.00",
+            "25.00",
+        ],
+        [
+            "clipped (run-clipped)",
+            "clipped",
+            "sgd",
+            "1 of 1",
+            "0.001, 50 images",
+            "98.00",
+            "90.00",
+            "25.00",
+        ],
+    ]
+
+
+def test_the_verdict_counts_by_the_two_losses():
+    assert loss_gate.verdict(ATTACKS, "null-embedding", 0.8).endswith(
+        "the pirate's claim verifies with owner logits and attacker logits in 2 of 4, with owner logits "
+        "and attacker clipped in 0 of 1, with owner clipped and attacker clipped in 1 of 1."
+    )
