@@ -139,6 +139,26 @@ def test_interrupted_it_ends_in_equal_metrics(done, command, tmp_path):
     assert kept[:2] == lines[:2] and len(kept) == len(lines)
 
 
+@pytest.mark.slow
+def test_another_owners_loss_is_for_the_grid_alone(command, tmp_path_factory, tmp_path):
+    victim = tiny_victim.folder(tmp_path_factory)
+    other = tiny_victim.other(victim, tmp_path / "clipped-owner")
+    tiny_victim.change_json(other / "config.json", cross_entropy="clipped")
+    assert (
+        command(tmp_path / "run", f"--victim={other}", "--config.grid.learning_rates=(1e-3,)") == 0
+    )
+    metrics = read(tmp_path / "run")["metrics"]
+    assert list(metrics["before"]) == [victim.name]
+    assert len(metrics["later"]["pirates"]) == 2 and len(metrics["earlier"]["pirates"]) == 1
+    tried = metrics["grid"]["attackers"]
+    assert [(each["victim"], each["owner_loss"]) for each in tried] == [
+        (victim.name, "logits"),
+        ("clipped-owner", "clipped"),
+    ]
+    # The same attacker, pirate and images on another model.
+    assert tried[0]["name"] == tried[1]["name"] and tried[0]["seed"] == tried[1]["seed"]
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

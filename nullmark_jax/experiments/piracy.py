@@ -5,7 +5,7 @@
 
 Later paper, Table 3 and Figure 4; earlier paper, Table V and Figure 7; then a grid of attackers that
 choose loss, optimiser, learning rate and data, on the first victim of each owner's loss, and its strongest
-one on fresh pirate watermarks.
+one on fresh pirate watermarks. Victims of another loss than the first one's are for the grid alone.
 """
 
 import sys
@@ -68,7 +68,16 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     for victim in victims:
         wanted = [config[name].images for name in _PAPERS] + [each.images for each in grid]
         check_images(victim, *wanted)
-    benches = [Bench(victim, config.test_images) for victim in victims]
+    gate = [Bench(victim, config.test_images) for victim in loss_gate.representatives(victims)]
+    # Those of another loss than the first are for the grid alone: no mean is over two recipes.
+    benches = [
+        gate[0],
+        *(
+            Bench(victim, config.test_images)
+            for victim in victims[1:]
+            if victim.config.loss.cross_entropy == first.config.loss.cross_entropy
+        ),
+    ]
     metrics: Metrics = {
         "before": {},
         "threshold": first.config.watermark.threshold,
@@ -83,13 +92,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
                 planned[f"{name}/{bench.victim.name}/{pirate}"] = _paper_pirate(
                     bench, config[name], seed, curve=pirate == 0
                 )
-    attacked = [
-        (bench, attacker)
-        for victim in loss_gate.representatives(victims)
-        for bench in benches
-        if bench.victim is victim
-        for attacker in grid
-    ]
+    attacked = [(bench, attacker) for bench in gate for attacker in grid]
     for bench, attacker in attacked:
         planned[f"grid/{bench.victim.name}/{attacker.name}"] = _grid_pirate(
             bench, attacker, config, seed=derived_seed(config.seed, "grid")
