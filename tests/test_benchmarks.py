@@ -41,6 +41,21 @@ def test_growth_is_printed_as_one_object_and_drawn(tmp_path):
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
+def test_populations_are_timed_each_way():
+    done = run("populations.py", "--json", "--members=2", "--batch=2", "--images=3", "--rounds=3")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {name: list(ways) for name, ways in found.items()} == {
+        "pirates": ["loop", "vmap"],
+        "watermarks": ["loop", "vmap", "unrolled"],
+    }
+    for ways in found.values():
+        assert ways["loop"]["times_the_loop"] == 1
+        for way in ways.values():
+            assert 0 < way["low"] <= way["times_the_loop"] <= way["high"]
+            assert way["milliseconds"] > 0 and way["peak_memory_bytes"] > 2**26
+
+
 @pytest.mark.parametrize("values", ["2,x", ""])
 def test_a_value_that_is_no_count_is_refused(values):
     done = run("step_scaling.py", f"--batches={values}")

@@ -1,0 +1,189 @@
+"""A population of small models, or of watermarks on one model: vmap, or a loop?
+
+    python benchmarks/populations.py [--json] [--task=digit] [--members=8]
+
+Pirates: a training step of each, of their own params and watermark on images of their own. Watermarks: null
+and true accuracy of each on one model. Each way of going through the population is a process of its own,
+and all of them have their turns in one run. Times are of the whole population.
+"""
+
+import functools
+import json
+import statistics
+import sys
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+import contestant
+from nullmark_jax import process
+
+_JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
+_TASK = flags.DEFINE_enum("task", "digit", ["digit", "traffic"], "Net to time.")
+_MEMBERS = flags.DEFINE_integer("members", 8, "Models, or watermarks.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch", 64, "Clean images a step.", lower_bound=2)
+_IMAGES = flags.DEFINE_integer("images", 500, "Images a watermark is tried on.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each way.", lower_bound=3)
+_WORKER = flags.DEFINE_string("worker", None, "Internal: be this way, POPULATION/WAY.")
+
+# The first is what the others' ratio is of: what the experiments do.
+_WAYS = {"pirates": ("loop", "vmap"), "watermarks": ("loop", "vmap", "unrolled")}
+
+
+def pirates(way: str) -> Callable[[], float]:
+    """Returns a function that makes one training step of each pirate."""
+    import our_step
+    from nullmark_jax import incremental, losses, models, optimizers, training
+    from nullmark_jax.batches import Batch
+
+    batch, members = _BATCH.value, _MEMBERS.value
+    images, labels, marks = our_step.inputs(_TASK.value, batch * members, watermarks=members)
+    model = models.create(_TASK.value, our_step.SHAPES[_TASK.value][1], precision="highest")
+    optimizer = optimizers.optimizer(optimizers.Recipe("adam", 1e-3, clip_norm=1.0), 1000)
+    step = training.make_train_step(
+        marked_logits=incremental.for_network(model, pattern_size=our_step.PATTERN_SIZE),
+        optimizer=optimizer,
+        cross_entropy=losses.logits_cross_entropy,
+        true_weight=1.0,
+        null_weight=1.0,
+    )
+    params = models.init_params(model, jax.random.key(0), images.shape[1:])
+    states = [
+        training.init_state(jax.tree.map(jnp.copy, params), optimizer) for _ in range(members)
+    ]
+    choice = Batch(
+        np.arange(batch, dtype=np.int32),
+        np.zeros(batch // 2, np.int32),
+        np.zeros((batch, 2), np.int32),
+        np.zeros(batch, bool),
+    )
+    images = images.reshape(members, batch, *images.shape[1:])
+    labels = labels.reshape(members, batch)
+    each = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], marks) for i in range(members)]
+    if way == "vmap":
+        state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        together = jax.jit(jax.vmap(step, in_axes=(0, 0, 0, None, 0)), donate_argnums=0)
+        population = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+
+        def advance() -> float:
+            nonlocal state
+            state, metrics = together(state, images, labels, choice, population)
+            return float(metrics.loss.sum())
+
+        return advance
+    alone = jax.jit(step, donate_argnums=0)
+
+    def advance_each() -> float:
+        total = 0.0
+        for i in range(members):
+            states[i], metrics = alone(states[i], images[i], labels[i], choice, each[i])
+            total += float(metrics.loss)
+        return total
+
+    return advance_each
+
+
+def watermarks(way: str) -> Callable[[], float]:
+    """Returns a function that finds each watermark's null and true matches on the images."""
+    import our_step
+    from nullmark_jax import evaluation, incremental, models
+    from nullmark_jax.attacks import grinding
+    from nullmark_jax.data import Dataset
+    from nullmark_jax.embedding import Watermark, scale_pixels
+
+    members, size = _MEMBERS.value, our_step.PATTERN_SIZE
+    images, labels, marks = our_step.inputs(_TASK.value, _IMAGES.value, watermarks=members)
+    classes = our_step.SHAPES[_TASK.value][1]
+    model = models.create(_TASK.value, classes, precision="highest")
+    params = models.init_params(model, jax.random.key(0), images.shape[1:])
+    if way == "unrolled":
+        dataset = Dataset(images, labels, tuple(map(str, range(classes))))
+        evaluate = evaluation.make_evaluator(models.apply_fn(model), dataset)
+        return lambda: float(np.sum(evaluate(params, marks).null))
+    if way == "loop":
+        score = grinding.make_score(model, params, images, labels, pattern_size=size)
+        each = [jax.tree.map(lambda leaf, i=i: leaf[i], marks) for i in range(members)]
+        return lambda: float(sum(int(score(mark).null) for mark in each))
+    copies = incremental.copies_of_network(model, pattern_size=size)
+    seen = scale_pixels(jnp.asarray(images))
+    features = jax.jit(copies.features)(params, seen)
+
+    def matches(params: models.Params, mark: Watermark) -> tuple[jax.Array, jax.Array]:
+        population = jax.tree.map(lambda leaf: leaf[None], mark)
+        which = jnp.zeros(len(labels), jnp.int32)
+        null, true = copies.logits(params, seen, features, population, which)
+        wrong = mark.target_label != labels
+        return (
+            (null.argmax(-1) == labels).sum(),
+            ((true.argmax(-1) == mark.target_label) & wrong).sum(),
+        )
+
+    together = jax.jit(jax.vmap(matches, in_axes=(None, 0)))
+    return lambda: float(together(params, marks)[0].sum())
+
+
+def serve(point: str) -> None:
+    """Be one of the ways."""
+    process.prepare()
+    import our_step
+
+    population, way = point.split("/")
+    make = {"pirates": pirates, "watermarks": watermarks}[population]
+    contestant.serve(functools.partial(make, way), our_step.peak_memory)
+
+
+def compare(population: str) -> dict[str, dict[str, float]]:
+    """Times the ways of one population in turn; returns what --json prints for each."""
+    ways = []
+    shared = [f"--{flag.name}={flag.value}" for flag in (_TASK, _MEMBERS, _BATCH, _IMAGES)]
+    try:
+        for way in _WAYS[population]:
+            arguments = [__file__, *shared, f"--worker={population}/{way}"]
+            ways.append(contestant.Contestant(way, arguments))
+            if not ways[-1].alive:
+                sys.exit(f"{population}, {way}: did not run: {' '.join(arguments)} says why")
+        for _ in range(_ROUNDS.value):
+            for way in ways:
+                way.turn(1)
+    finally:
+        for way in ways:
+            way.end()
+    found = {}
+    for way in ways:
+        ratios = [own / first for own, first in zip(way.times, ways[0].times, strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        found[way.name] = {
+            "milliseconds": 1e3 * statistics.median(way.times),
+            "times_the_loop": middle,
+            "low": low,
+            "high": high,
+            "peak_memory_bytes": way.peak_memory,
+        }
+    return found
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        sys.exit(f"{argv[1]!r}: is not a flag; see --help")
+    if _WORKER.value:
+        serve(_WORKER.value)
+        return
+    results = {population: compare(population) for population in _WAYS}
+    if _JSON.value:
+        print(json.dumps(results))
+        return
+    print(f"{_TASK.value}, {_MEMBERS.value} of each")
+    for population, ways in results.items():
+        for way, point in ways.items():
+            print(
+                f"{population:12}{way:10}{point['milliseconds']:10.1f} ms, {point['times_the_loop']:.2f} "
+                f"times the loop's (quartiles {point['low']:.2f} to {point['high']:.2f})"
+                f"{point['peak_memory_bytes'] / 2**20:7.0f} MiB"
+            )
+
+
+if __name__ == "__main__":
+    app.run(main)
