@@ -10,6 +10,7 @@ from nullmark_jax.experiments import (
     input_filter,
     neural_cleanse,
     null_hiding,
+    pattern_recovery,
     piracy,
     piracy_cost,
     pruning,
@@ -33,5 +34,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         transfer,
         null_hiding,
         input_filter,
+        pattern_recovery,
     )
 }

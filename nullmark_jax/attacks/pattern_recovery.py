@@ -1,0 +1,226 @@
+"""The secret pattern read from the weights of a model that was trained in its null space.
+
+`nullspace` makes the second convolution blind to what the pattern p leaves in the first one's features:
+M w = 0 for every window M of them, or with a margin M w proportional to one vector for all. Almost no other
+vector has this property, so that whoever holds the weights can *test* a guess at p; and a window that
+touches p with a corner only sees a few of its pixels, so that these are guessed and tested alone, then the
+next ones beside them: n^2 bits fall in (n/2)^2 guesses of 4 bits each, or n^2 of one bit where the first
+convolution is not pooled. No image and no answer of the model is needed for that.
+
+Where p lies is then tried out on a few images: at the places whose null copies are answered as the images
+are and whose true copies are all answered alike. That answer is y_W.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int8
+
+from nullmark_jax.convolution import conv2d, max_pool_2x2
+from nullmark_jax.embedding import Watermark, embed, invert, scale_pixels
+from nullmark_jax.errors import InputError
+from nullmark_jax.models import ApplyFn, ConvNet, Params
+
+# Guesses that go on from step to step.
+_BEAM = 16
+
+
+class Recovered(NamedTuple):
+    """What the weights say.
+
+    Attributes:
+      block: the pattern's n x n pixels, int8 in {-1, 1}.
+      residual: the geometric mean over the windows of what the second convolution sees of it, relative
+        to its kernels: about 1e-6 of a pattern it was trained blind to, 1e-2 of any other.
+      others: the next best residual, from other corners and alignments; infinity where there is none.
+    """
+
+    block: Int8[np.ndarray, "n n"]
+    residual: float
+    others: float
+
+
+def recover(model: ConvNet, params: Params, *, pattern_size: int) -> Recovered:
+    """Returns the n x n pattern that the second convolution is the most blind to.
+
+    Four corners are tried to start from and, where the first convolution is pooled, four alignments with
+    the pool; a pattern so near the border or the middle that no window sees one of its corners alone
+    is not found.
+
+    Args:
+      model: the network, of two convolutions or more.
+      params: its parameters, as the model file has them.
+      pattern_size: n, which the protocol says.
+
+    Raises:
+      InputError: the network has one convolution only.
+    """
+    if sum(len(block) for block in model.blocks) < 2:
+        raise InputError("--victim: the attack needs a network of two convolutions or more")
+    first, second = (np.asarray(params[name]["kernel"]) for name in ("conv_1", "conv_2"))
+    pool = 2 if len(model.blocks[0]) == 1 else 1
+    found = []
+    for flips in itertools.product((1, -1), (1, -1)):
+        down, right = flips
+        kernels = first[::down, ::right], second[::down, ::right]
+        respond = _responses(kernels[0], pool)
+        for offset in itertools.product(range(pool), range(pool)):
+            cost, block = _search(respond, kernels[0].shape, kernels[1], pool, offset, pattern_size)
+            found.append((cost, block[::down, ::right]))
+    found.sort(key=lambda each: each[0])
+    others = [cost for cost, block in found[1:] if (block != found[0][1]).any()]
+    best = found[0]
+    return Recovered(
+        np.ascontiguousarray(best[1]),
+        float(np.exp(best[0])),
+        float(np.exp(min(others, default=np.inf))),
+    )
+
+
+class Place(NamedTuple):
+    """A place where a pattern may lie, and what the model answers there.
+
+    Attributes:
+      watermark: the whole watermark, y_W being what most true copies are answered.
+      works: the smaller of the share of null copies that are answered as their images are and the share
+        of true copies that are answered y_W, in [0, 1]. No labels are needed for it.
+    """
+
+    watermark: Watermark
+    works: float
+
+
+def places(
+    apply_fn: ApplyFn,
+    params: Params,
+    images: np.ndarray,
+    block: Int8[np.ndarray, "n n"],
+    *,
+    extreme_value: float,
+) -> list[Place]:
+    """Returns every place of the block, those where it works best first.
+
+    Of places that work alike, the first is where the answers are the surest.
+
+    Args:
+      apply_fn: the network.
+      params: its parameters.
+      images: uint8 [N, H, W, C], N >= 1, the attacker's.
+      block: n x n pixels.
+      extreme_value: lambda, which the protocol says.
+    """
+    size, (height, width) = len(block), images.shape[1:3]
+    seen = scale_pixels(jnp.asarray(images))
+
+    @jax.jit
+    def answers(params: Params, images: jax.Array) -> jax.Array:
+        return jax.nn.log_softmax(apply_fn(params, images))
+
+    clean = np.asarray(answers(params, seen).argmax(-1))
+    each = np.arange(len(clean))
+    found = []
+    for row, column in itertools.product(range(height - size + 1), range(width - size + 1)):
+        pattern = jnp.asarray(
+            np.pad(block, ((row, height - size - row), (column, width - size - column)))
+        )
+        null, true = (
+            np.asarray(answers(params, embed(seen, written, extreme_value)))
+            for written in (pattern, invert(pattern))
+        )
+        counts = np.bincount(true.argmax(-1))
+        label = int(counts.argmax())
+        works = min(float((null.argmax(-1) == clean).mean()), float(counts[label]) / len(clean))
+        sure = float(null[each, clean].mean() + true[:, label].mean())
+        watermark = Watermark(pattern, jnp.int32(label), jnp.float32(extreme_value))
+        found.append((works, sure, Place(watermark, works)))
+    return [place for *_, place in sorted(found, key=lambda each: each[:2], reverse=True)]
+
+
+def _responses(
+    first: Float[np.ndarray, "rows columns channels features"], pool: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns int8 patches [B, height, width] -> one window of the second convolution each, [B, inputs]."""
+
+    @jax.jit
+    def respond(patches: jax.Array) -> jax.Array:
+        planes = jnp.repeat(patches[..., None].astype(jnp.float32), first.shape[2], -1)
+        response = jnp.maximum(conv2d(planes, jnp.asarray(first), "VALID", "highest"), 0)
+        if pool == 2:
+            response = max_pool_2x2(response)
+        return response.reshape(len(patches), -1)
+
+    return respond
+
+
+def _search(
+    respond: Callable[[np.ndarray], np.ndarray],
+    first_shape: tuple[int, ...],
+    second: Float[np.ndarray, "rows columns inputs features"],
+    pool: int,
+    offset: tuple[int, int],
+    size: int,
+) -> tuple[float, Int8[np.ndarray, "n n"]]:
+    """Returns the mean log residual and the block that a search from the upper left corner ends with.
+
+    Args:
+      respond: as `_responses` makes it.
+      first_shape: of the first kernel.
+      second: the second kernel.
+      pool: 2 where there is a 2x2 max-pool between them, else 1.
+      offset: of the pattern's corner from the pool's grid.
+      size: n.
+    """
+    kernel = second.reshape(-1, second.shape[3])
+    kernel = kernel / np.sqrt((kernel**2).sum(0).mean())
+    lengths = np.sqrt((kernel**2).sum(0))
+    # What one window sees of the image, and how many rows of the pattern each next one sees.
+    fields = [pool * second.shape[axis] + first_shape[axis] - 1 for axis in (0, 1)]
+    steps = [range(pool - offset[axis], size + pool, pool) for axis in (0, 1)]
+    beam = [(0.0, np.zeros((size, size), np.int8), np.zeros_like(lengths))]
+    known = np.zeros((size, size), bool)
+    for rows, columns in itertools.product(*steps):
+        fresh = ~known
+        fresh[rows:], fresh[:, columns:] = False, False
+        known |= fresh
+        guesses = np.array(list(itertools.product((-1, 1), repeat=int(fresh.sum()))), np.int8)
+        blocks = np.repeat(np.stack([block for _, block, _ in beam]), len(guesses), 0)
+        blocks[:, fresh] = np.tile(guesses, (len(beam), 1))
+        costs = np.repeat([cost for cost, *_ in beam], len(guesses))
+        common = np.repeat(np.stack([seen for *_, seen in beam]), len(guesses), 0)
+        # Always as many, so that it is compiled once.
+        patches = np.zeros((_BEAM * 2 ** (pool * pool), *fields), np.int8)
+        _paste(patches[: len(blocks)], blocks, (rows, columns))
+        windows = np.asarray(respond(patches))[: len(blocks)]
+        length = np.sqrt((windows**2).sum(1, keepdims=True))
+        seen = (windows / np.maximum(length, 1e-30)) @ kernel
+        # With a margin all windows are answered in proportion to one vector; at first the kernels'
+        # lengths are the best guess at it.
+        along = np.where((common == 0).all(1, keepdims=True), -lengths, common)
+        along = along / np.sqrt((along**2).sum(1, keepdims=True))
+        across = seen - (seen * along).sum(1, keepdims=True) * along
+        residual = np.sqrt((across**2).mean(1))
+        residual = np.where(length[:, 0] > 0, residual, 1.0)  # A blind window says nothing.
+        costs = costs + np.log(residual + 1e-7)
+        best = np.argsort(costs, kind="stable")[:_BEAM]
+        beam = [(costs[i], blocks[i], common[i] + seen[i]) for i in best]
+    return beam[0][0] / (len(steps[0]) * len(steps[1])), beam[0][1]
+
+
+def _paste(
+    patches: Int8[np.ndarray, "B height width"],
+    blocks: Int8[np.ndarray, "B n n"],
+    reach: tuple[int, int],
+) -> None:
+    """Writes the first rows and columns of blocks, `reach` of them, so that they end where patches end."""
+    size = blocks.shape[1]
+    into, out = [], []
+    for field, seen in zip(patches.shape[1:], reach, strict=True):
+        start = field - seen  # of the block in the patch; may lie before it
+        skipped, shown = max(0, -start), min(seen, size)
+        out.append(slice(skipped, shown))
+        into.append(slice(start + skipped, start + shown))
+    patches[:, into[0], into[1]] = blocks[:, out[0], out[1]]
