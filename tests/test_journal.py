@@ -81,7 +81,9 @@ def test_several_runs_share_a_journal(tmp_path):
 
 
 def test_the_seconds_are_of_all_starts(tmp_path):
-    entries = [{"name": f"m/{i}", "seconds": 10.5, "record": {"value": i}} for i in range(2)]
+    entries = [
+        {"name": f"m/{i}", "seconds": 10.5, "commit": "", "record": {"value": i}} for i in range(2)
+    ]
     text = "".join(json.dumps(entry) + "\n" for entry in entries)
     (tmp_path / "records.jsonl").write_text(text)
     journal = Journal(tmp_path)
@@ -94,8 +96,17 @@ def test_the_seconds_are_of_all_starts(tmp_path):
     assert again.seconds == journal.seconds
 
 
+def test_the_commits_are_of_all_starts(tmp_path):
+    list(Journal(tmp_path, commit="old").run(measurements([], count=2)))
+    journal = Journal(tmp_path, commit="new")
+    list(journal.run(measurements([], count=4)))
+    assert journal.commits == ["old", "new"]
+    assert [line["commit"] for line in lines(tmp_path)] == ["old", "old", "new", "new"]
+
+
 def test_a_new_folder_has_none(tmp_path):
     assert Journal(tmp_path).seconds == 0
+    assert Journal(tmp_path).commits == []
     assert list(Journal(tmp_path).run({})) == []
     assert list(tmp_path.iterdir()) == []
 
@@ -109,7 +120,7 @@ def test_the_folder_is_begun_once_and_only_to_measure(tmp_path):
     assert begun == [1]
 
 
-GOOD = b'{"name": "m/0", "seconds": 1.0, "record": {"value": 0}}'
+GOOD = b'{"name": "m/0", "seconds": 1.0, "commit": "c", "record": {"value": 0}}'
 
 
 @pytest.mark.parametrize(
@@ -120,14 +131,16 @@ GOOD = b'{"name": "m/0", "seconds": 1.0, "record": {"value": 0}}'
         b"[]",
         b"",
         b"\xff",
-        b'{"name": "m/1", "seconds": 1.0}',
-        b'{"name": "m/1", "record": {}}',
-        b'{"seconds": 1.0, "record": {}}',
-        b'{"name": 1, "seconds": 1.0, "record": {}}',
-        b'{"name": "m/1", "seconds": "1", "record": {}}',
-        b'{"name": "m/1", "seconds": 1.0, "record": [1]}',
-        b'{"name": "m/1", "seconds": 1.0, "record": {"value": NaN}}',
-        b'{"name": "m/1", "name": "m/2", "seconds": 1.0, "record": {}}',
+        b'{"commit": "c", "name": "m/1", "seconds": 1.0}',
+        b'{"name": "m/1", "seconds": 1.0, "record": {}}',
+        b'{"commit": 1, "name": "m/1", "seconds": 1.0, "record": {}}',
+        b'{"commit": "c", "name": "m/1", "record": {}}',
+        b'{"commit": "c", "seconds": 1.0, "record": {}}',
+        b'{"commit": "c", "name": 1, "seconds": 1.0, "record": {}}',
+        b'{"commit": "c", "name": "m/1", "seconds": "1", "record": {}}',
+        b'{"commit": "c", "name": "m/1", "seconds": 1.0, "record": [1]}',
+        b'{"commit": "c", "name": "m/1", "seconds": 1.0, "record": {"value": NaN}}',
+        b'{"commit": "c", "name": "m/1", "name": "m/2", "seconds": 1.0, "record": {}}',
     ],
 )
 def test_a_damaged_file_is_one_line(tmp_path, line):

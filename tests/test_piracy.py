@@ -140,6 +140,17 @@ def test_interrupted_it_ends_in_equal_metrics(done, command, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_commits_of_all_starts_are_stated(done, command, tmp_path):
+    cut = shutil.copytree(done, tmp_path / "cut")
+    lines = [json.loads(line) for line in (done / "records.jsonl").read_text().splitlines()]
+    now = read(done)["environment"]["commit"]
+    old = "".join(json.dumps({**line, "commit": "earlier"}) + "\n" for line in lines[:-1])
+    (cut / "records.jsonl").write_text(old)
+    assert command(cut) == 0
+    assert read(cut)["environment"]["commit"] == f"earlier and {now}"
+
+
+@pytest.mark.slow
 def test_another_owners_loss_is_for_the_grid_alone(command, tmp_path_factory, tmp_path):
     victim = tiny_victim.folder(tmp_path_factory)
     other = tiny_victim.other(victim, tmp_path / "clipped-owner")

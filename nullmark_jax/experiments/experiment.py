@@ -98,8 +98,10 @@ def run(
     stated.experiment = experiment.name
     stated.victims = [{"name": each.name, "model_sha256": each.sha256} for each in victims]
     where = environment.describe(f"nullmark_jax.experiments.{experiment.name}")
-    journal = Journal(workdir, begin=lambda: claim_folder(workdir, stated))
+    journal = Journal(workdir, begin=lambda: claim_folder(workdir, stated), commit=where["commit"])
     metrics = experiment.measure(config, victims, journal)
+    # Of an interrupted one all: those that measured, and the one that ended it.
+    where["commit"] = " and ".join(dict.fromkeys([*journal.commits, where["commit"]]))
     metrics["victims"] = [
         {"name": each.name, "seed": each.config.seed, "model_sha256": each.sha256}
         for each in victims

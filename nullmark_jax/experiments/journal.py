@@ -27,10 +27,17 @@ class Journal:
       folder: likewise.
       begin: called before the first measurement, when all that was given has been checked: makes the
         folder.
+      commit: of the code that measures, kept with each measurement.
     """
 
-    def __init__(self, folder: pathlib.Path, begin: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        begin: Callable[[], None] = lambda: None,
+        commit: str = "",
+    ) -> None:
         self.folder = folder
+        self._commit = commit
         self._path = folder / "records.jsonl"
         self._lines: dict[str, dict[str, Any]] = {}
         self._begin: Callable[[], None] | None = begin
@@ -48,18 +55,29 @@ class Journal:
         try:
             entry = checks.json_object(line)
             name, seconds = checks.text("name", entry["name"]), checks.real("s", entry["seconds"])
+            commit = checks.text("commit", entry["commit"])
             if not isinstance(entry["record"], dict):
                 raise InputError("holds no record")
         except (InputError, KeyError) as error:
             raise InputError(
                 f"{self._path}: was damaged; delete it to measure all again"
             ) from error
-        self._lines[name] = {"name": name, "seconds": seconds, "record": entry["record"]}
+        self._lines[name] = {
+            "name": name,
+            "seconds": seconds,
+            "commit": commit,
+            "record": entry["record"],
+        }
 
     @property
     def seconds(self) -> float:
         """What all measurements took, over all starts."""
         return sum(line["seconds"] for line in self._lines.values())
+
+    @property
+    def commits(self) -> list[str]:
+        """Those of all measurements, over all starts, in their order."""
+        return list(dict.fromkeys(line["commit"] for line in self._lines.values()))
 
     def run(
         self, measurements: dict[str, Callable[[], dict[str, Any]]]
@@ -80,10 +98,13 @@ class Journal:
                     started = time.monotonic()
                     record = measure()
                     seconds = round(time.monotonic() - started, 2)
-                    line = json.dumps(
-                        {"name": name, "seconds": seconds, "record": record}, allow_nan=False
-                    )
-                    self._add(line.encode())
+                    line = {
+                        "name": name,
+                        "seconds": seconds,
+                        "commit": self._commit,
+                        "record": record,
+                    }
+                    self._add(json.dumps(line, allow_nan=False).encode())
                     self._write()
                     progress.advance(1)
                     progress.say(f"{name}: {seconds:.1f} s")
