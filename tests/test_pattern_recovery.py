@@ -43,6 +43,9 @@ def trained(model, pattern, margin=0.0, channels=1):
         ("pooled", 3, 18, 1),
         ("pooled", 17, 2, 1),
         ("pooled", 20, 19, 3),
+        # In the middle, where a window sees three rows or columns of it at least.
+        ("pooled", 11, 2, 1),
+        ("pooled", 9, 10, 1),
         ("unpooled", 9, 11, 1),
         ("unpooled, SAME", 10, 5, 3),
     ],

@@ -28,6 +28,12 @@ from nullmark_jax.models import ApplyFn, ConvNet, Params
 # Guesses that go on from step to step.
 _BEAM = 16
 
+# Windows in one call of the first layer.
+_AT_ONCE = 256
+
+# A residual so many times below all others' is no accident.
+_CLEAR = 100.0
+
 
 class Recovered(NamedTuple):
     """What the weights say.
@@ -48,8 +54,8 @@ def recover(model: ConvNet, params: Params, *, pattern_size: int) -> Recovered:
     """Returns the n x n pattern that the second convolution is the most blind to.
 
     Four corners are tried to start from and, where the first convolution is pooled, four alignments with
-    the pool; a pattern so near the border or the middle that no window sees one of its corners alone
-    is not found.
+    the pool. Of a pattern near the middle no window of an image sees a corner alone: where nothing stands
+    out, the search starts again with windows that see more of it at once.
 
     Args:
       model: the network, of two convolutions or more.
@@ -63,22 +69,22 @@ def recover(model: ConvNet, params: Params, *, pattern_size: int) -> Recovered:
         raise InputError("--victim: the attack needs a network of two convolutions or more")
     first, second = (np.asarray(params[name]["kernel"]) for name in ("conv_1", "conv_2"))
     pool = 2 if len(model.blocks[0]) == 1 else 1
-    found = []
-    for flips in itertools.product((1, -1), (1, -1)):
-        down, right = flips
-        kernels = first[::down, ::right], second[::down, ::right]
-        respond = _responses(kernels[0], pool)
-        for offset in itertools.product(range(pool), range(pool)):
-            cost, block = _search(respond, kernels[0].shape, kernels[1], pool, offset, pattern_size)
-            found.append((cost, block[::down, ::right]))
-    found.sort(key=lambda each: each[0])
-    others = [cost for cost, block in found[1:] if (block != found[0][1]).any()]
-    best = found[0]
-    return Recovered(
-        np.ascontiguousarray(best[1]),
-        float(np.exp(best[0])),
-        float(np.exp(min(others, default=np.inf))),
-    )
+    found: list[tuple[float, np.ndarray]] = []
+    for skipped in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        for down, right in itertools.product((1, -1), (1, -1)):
+            kernels = first[::down, ::right], second[::down, ::right]
+            respond = _responses(kernels[0], pool)
+            for offset in itertools.product(range(pool), range(pool)):
+                cost, block = _search(
+                    respond, kernels[0].shape, kernels[1], pool, offset, skipped, pattern_size
+                )
+                found.append((cost, block[::down, ::right]))
+        found.sort(key=lambda each: each[0])
+        (cost, block), *rest = found
+        others = min((cost for cost, other in rest if (other != block).any()), default=np.inf)
+        if others - cost > np.log(_CLEAR):
+            break
+    return Recovered(np.ascontiguousarray(block), float(np.exp(cost)), float(np.exp(others)))
 
 
 class Place(NamedTuple):
@@ -162,6 +168,7 @@ def _search(
     second: Float[np.ndarray, "rows columns inputs features"],
     pool: int,
     offset: tuple[int, int],
+    skipped: tuple[int, int],
     size: int,
 ) -> tuple[float, Int8[np.ndarray, "n n"]]:
     """Returns the mean log residual and the block that a search from the upper left corner ends with.
@@ -172,6 +179,7 @@ def _search(
       second: the second kernel.
       pool: 2 where there is a 2x2 max-pool between them, else 1.
       offset: of the pattern's corner from the pool's grid.
+      skipped: how many of the first windows are left out, those that see the least of the pattern.
       size: n.
     """
     kernel = second.reshape(-1, second.shape[3])
@@ -179,7 +187,7 @@ def _search(
     lengths = np.sqrt((kernel**2).sum(0))
     # What one window sees of the image, and how many rows of the pattern each next one sees.
     fields = [pool * second.shape[axis] + first_shape[axis] - 1 for axis in (0, 1)]
-    steps = [range(pool - offset[axis], size + pool, pool) for axis in (0, 1)]
+    steps = [range(pool - offset[axis], size + pool, pool)[skipped[axis] :] for axis in (0, 1)]
     beam = [(0.0, np.zeros((size, size), np.int8), np.zeros_like(lengths))]
     known = np.zeros((size, size), bool)
     for rows, columns in itertools.product(*steps):
@@ -191,10 +199,12 @@ def _search(
         blocks[:, fresh] = np.tile(guesses, (len(beam), 1))
         costs = np.repeat([cost for cost, *_ in beam], len(guesses))
         common = np.repeat(np.stack([seen for *_, seen in beam]), len(guesses), 0)
-        # Always as many, so that it is compiled once.
-        patches = np.zeros((_BEAM * 2 ** (pool * pool), *fields), np.int8)
+        # Always as many at once, so that it is compiled once.
+        patches = np.zeros((-(-len(blocks) // _AT_ONCE) * _AT_ONCE, *fields), np.int8)
         _paste(patches[: len(blocks)], blocks, (rows, columns))
-        windows = np.asarray(respond(patches))[: len(blocks)]
+        windows = np.concatenate(
+            [np.asarray(respond(part)) for part in np.split(patches, len(patches) // _AT_ONCE)]
+        )[: len(blocks)]
         length = np.sqrt((windows**2).sum(1, keepdims=True))
         seen = (windows / np.maximum(length, 1e-30)) @ kernel
         # With a margin all windows are answered in proportion to one vector; at first the kernels'

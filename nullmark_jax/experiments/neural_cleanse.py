@@ -84,6 +84,8 @@ def check(config: ml_collections.ConfigDict) -> None:
             )
     for field in ("rounds", "batches", "batch_size", "patience"):
         checks.integer(f"config.search.{field}", config.search[field], 1, 10**6)
+    if not len(config.unlearning.learning_rates):
+        raise InputError("config.unlearning.learning_rates: is empty; give one at least")
     for rate in config.unlearning.learning_rates:
         optimizers.check_recipe(Recipe(config.unlearning.optimizer, rate))
     for field in ("epochs", "batch_size"):

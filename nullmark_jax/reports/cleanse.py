@@ -80,7 +80,7 @@ def _index_row(model: Record, mode: str, found: Record) -> list[str]:
         mode,
         _index(found["lowest"]),
         f"{smallest}{'*' if smallest in failed else ''}",
-        ", ".join(map(str, found["flagged"])) or "none",
+        ", ".join(f"{each}{'*' if each in failed else ''}" for each in found["flagged"]) or "none",
         f"{np.median(found['norms']):.3g}",
     ]
     target = model["target"]
