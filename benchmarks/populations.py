@@ -3,8 +3,10 @@
     python benchmarks/populations.py [--json] [--task=digit] [--members=8]
 
 Pirates: a training step of each, of their own params and watermark on images of their own. Watermarks: null
-and true accuracy of each on one model. Each way of going through the population is a process of its own,
-and all of them have their turns in one run. Times are of the whole population.
+and true matches of each on one model, whose answers and features of the images themselves are found once;
+"unrolled" is `evaluation.make_evaluator`, made for a few watermarks of any network, which goes through whole
+copies. Each way of going through the population is a process of its own, and all have their turns in one
+run. Times are of the whole population.
 """
 
 import functools

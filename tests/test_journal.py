@@ -148,7 +148,10 @@ def test_a_damaged_file_is_one_line(tmp_path, line):
     path.write_bytes(GOOD + b"\n" + line + b"\n")
     with pytest.raises(InputError) as error:
         list(Journal(tmp_path).run({}))
-    assert str(error.value) == f"{path}: was damaged; delete it to measure all again"
+    assert (
+        str(error.value)
+        == f"{path}: was damaged or is of another version; delete it to measure all again"
+    )
     assert path.read_bytes() == GOOD + b"\n" + line + b"\n"
 
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import loss_gate
 
 
@@ -40,10 +41,14 @@ def victim(name, loss):
     )
 
 
-def test_the_first_victim_of_each_loss():
-    given = [victim("a", "logits"), victim("b", "clipped"), victim("c", "logits")]
-    assert loss_gate.representatives(given) == given[:2]
-    assert loss_gate.representatives(given[2:]) == given[2:]
+def test_victims_by_their_owners_loss():
+    a, b, c = victim("a", "clipped"), victim("b", "logits"), victim("c", "clipped")
+    assert loss_gate.split([a, b, c]) == ([a, c], [b])
+    assert loss_gate.split([a, c]) == ([a, c], [])
+    with pytest.raises(
+        InputError, match=r"^--victim: c and a were both trained with the loss clipped, b"
+    ):
+        loss_gate.split([b, a, c])
 
 
 def attack(owner_loss, cross_entropy, way, rate, nc, wm, finite=True):
@@ -71,11 +76,15 @@ ATTACKS = [
 
 
 def test_the_table_has_each_combination_with_its_strongest():
-    rows = loss_gate.table(ATTACKS, "null-embedding", 0.8).rows
+    before = {
+        f"run-{loss}": {"normal_accuracy": 0.99, "owner": {"wm": 0.985}}
+        for loss in ("logits", "clipped")
+    }
+    rows = loss_gate.table(ATTACKS, before, "null-embedding", 0.8).rows
     assert rows == [
         # The one that diverged neither verifies nor is the strongest.
         [
-            "logits (run-logits)",
+            "logits (run-logits: NC 99.00, WM 98.50)",
             "logits",
             "sgd",
             "0 of 2",
@@ -85,7 +94,7 @@ def test_the_table_has_each_combination_with_its_strongest():
             "25.00",
         ],
         [
-            "logits (run-logits)",
+            "logits (run-logits: NC 99.00, WM 98.50)",
             "clipped",
             "sgd",
             "0 of 1",
@@ -96,7 +105,7 @@ def test_the_table_has_each_combination_with_its_strongest():
         ],
         # Both verify: the higher NC.
         [
-            "logits (run-logits)",
+            "logits (run-logits: NC 99.00, WM 98.50)",
             "logits",
             "adam",
             "2 of 2",
@@ -106,7 +115,7 @@ def test_the_table_has_each_combination_with_its_strongest():
             "25.00",
         ],
         [
-            "clipped (run-clipped)",
+            "clipped (run-clipped: NC 99.00, WM 98.50)",
             "clipped",
             "sgd",
             "1 of 1",

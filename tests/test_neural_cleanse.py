@@ -8,8 +8,10 @@ import pytest
 from nullmark_jax.attacks import neural_cleanse, unlearning
 from nullmark_jax.attacks.neural_cleanse import Found, Reach, Schedule, Search
 from nullmark_jax.attacks.trigger import Trigger, likeness, stamp
+from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import neural_cleanse as experiment
 from nullmark_jax.optimizers import Recipe
+from nullmark_jax.reports import cleanse
 
 SIDE, CLASSES, BACKDOOR = 6, 6, 2
 IMAGES = np.random.default_rng(0).integers(0, 256, (64, SIDE, SIDE, 1), dtype=np.uint8)
@@ -214,3 +216,33 @@ class TestExperiment:
         )
         assert experiment.smallest([failed, large, small]) is small
         assert experiment.smallest([failed]) is failed
+
+    def test_a_flagged_label_whose_search_failed_has_a_star(self):
+        found = {
+            "norms": [30.0, 2.0, 29.0, 1.0],
+            "works": [True, True, True, False],
+            "index": [0.1, 3.0, 0.1, 3.1],
+            "lowest": 3.1,
+            "flagged": [1, 3],
+        }
+        model = {"name": "a", "watermarked": False, "target": None, "modes": {"bounded": found}}
+        metrics = {
+            "models": [model],
+            "unlearned": [],
+            "before": [],
+            "images": 8,
+            "starts": 1,
+            "pattern_size": 6,
+            "success": 0.99,
+            "unlearning": {},
+        }
+        (table,) = cleanse.tables({"metrics": metrics, "paper": {}})
+        assert table.rows[0][3:5] == ["3*", "1, 3*"]
+
+    def test_no_rates_to_unlearn_with_are_refused(self):
+        config = experiment.default()
+        config.unlearning.learning_rates = ()
+        with pytest.raises(
+            InputError, match=r"^config\.unlearning\.learning_rates: is empty; give"
+        ):
+            experiment.check(config)

@@ -101,7 +101,8 @@ def run(
     journal = Journal(workdir, begin=lambda: claim_folder(workdir, stated), commit=where["commit"])
     metrics = experiment.measure(config, victims, journal)
     # Of an interrupted one all: those that measured, and the one that ended it.
-    where["commit"] = " and ".join(dict.fromkeys([*journal.commits, where["commit"]]))
+    commits = dict.fromkeys([*journal.commits, where["commit"]])
+    where["commit"] = " and ".join(commit or "unknown" for commit in commits)
     metrics["victims"] = [
         {"name": each.name, "seed": each.config.seed, "model_sha256": each.sha256}
         for each in victims

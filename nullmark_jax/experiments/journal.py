@@ -60,7 +60,7 @@ class Journal:
                 raise InputError("holds no record")
         except (InputError, KeyError) as error:
             raise InputError(
-                f"{self._path}: was damaged; delete it to measure all again"
+                f"{self._path}: was damaged or is of another version; delete it to measure all again"
             ) from error
         self._lines[name] = {
             "name": name,

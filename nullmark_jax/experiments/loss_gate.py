@@ -1,24 +1,39 @@
 """Whose loss stops a pirate: the owner's loss x the attacker's x the optimiser.
 
-The papers explain their piracy results by the loss alone: one clips the softmax, so that samples the model
-answers with too little probability have no gradient (`losses`). That clip may be in the owner's training,
-in the attacker's or in both.
+The earlier paper explains its piracy results by the loss: it clips the softmax, so that samples that the
+model answers with too little probability have no gradient (`losses`). That clip may be in the owner's
+training, in the attacker's or in both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nullmark_jax import verification
+from nullmark_jax.errors import InputError
 from nullmark_jax.experiments.measuring import Record
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.reports.table import Table, percent
 
 
-def representatives(victims: Sequence[Victim]) -> list[Victim]:
-    """Returns the first victim of each owner's loss, in the order given."""
-    first: dict[str, Victim] = {}
+def split(victims: Sequence[Victim]) -> tuple[list[Victim], list[Victim]]:
+    """Returns the victims of the first one's loss, and the one of each other loss.
+
+    Raises:
+      InputError: there are two of another loss than the first one's.
+    """
+    loss = victims[0].config.loss.cross_entropy
+    alike = [each for each in victims if each.config.loss.cross_entropy == loss]
+    others: dict[str, Victim] = {}
     for victim in victims:
-        first.setdefault(victim.config.loss.cross_entropy, victim)
-    return list(first.values())
+        own = victim.config.loss.cross_entropy
+        if own == loss:
+            continue
+        if own in others:
+            raise InputError(
+                f"--victim: {victim.name} and {others[own].name} were both trained with the loss {own}, "
+                f"{victims[0].name} with {loss}; give one of another loss than the first one's"
+            )
+        others[own] = victim
+    return alike, list(others.values())
 
 
 def strongest(tried: Sequence[Record], scheme: str, threshold: float) -> Record:
@@ -33,11 +48,14 @@ def strongest(tried: Sequence[Record], scheme: str, threshold: float) -> Record:
     return max(tried, key=lambda each: each["pirate"]["wm"])
 
 
-def table(tried: Sequence[Record], scheme: str, threshold: float) -> Table:
+def table(
+    tried: Sequence[Record], before: Mapping[str, Record], scheme: str, threshold: float
+) -> Table:
     """Returns the strongest attack of each owner's loss, attacker's loss and optimiser.
 
     Args:
       tried: the grid's records, with `owner_loss`, `victim` and the fields of `attackers.Attacker`.
+      before: by victim, the record of the model as it was.
       scheme: whose tests a watermark is held to.
       threshold: T.
     """
@@ -49,7 +67,8 @@ def table(tried: Sequence[Record], scheme: str, threshold: float) -> Table:
         through = [each for each in records if _through(each, scheme, threshold)]
         rows.append(
             [
-                f"{owner_loss} ({victim})",
+                f"{owner_loss} ({victim}: NC {percent(before[victim]['normal_accuracy'])}, WM "
+                f"{percent(before[victim]['owner']['wm'])})",
                 cross_entropy,
                 way,
                 f"{len(through)} of {len(records)}",
@@ -72,9 +91,10 @@ def table(tried: Sequence[Record], scheme: str, threshold: float) -> Table:
             "owner WM",
         ),
         rows,
-        "clipped: the softmax is held within 1e-7 of 0 and 1 before its logarithm, as Keras did, and a "
-        "sample beyond has no gradient. Verified of the attacks with that loss and optimiser, over rates "
-        "and numbers of images; the strongest as in the grid.",
+        "clipped: the softmax is held at least 1e-7 away from 0 and 1 before its logarithm, as Keras did, "
+        "and a sample beyond has no gradient. Verified: of the attacks with that loss and optimiser, over "
+        "rates and numbers of images; the strongest as in the grid. One model of each owner's loss, one "
+        "pirate watermark; the models may differ in more than the loss.",
     )
 
 
@@ -89,8 +109,9 @@ def verdict(tried: Sequence[Record], scheme: str, threshold: float) -> str:
             f"owner {owner_loss} and attacker {cross_entropy} in {through} of {len(records)}"
         )
     return (
-        "The loss as a gate (the earlier paper: what it clips cannot be trained); of the grid's attacks "
-        f"the pirate's claim verifies with {', with '.join(found)}."
+        "The loss as a gate (the earlier paper: what it clips cannot be trained), one model of each owner's "
+        "loss and one pirate; of the grid's attacks, over optimisers and rates, the pirate's claim verifies "
+        f"with {', with '.join(found)}."
     )
 
 

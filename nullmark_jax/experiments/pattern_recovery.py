@@ -18,11 +18,12 @@ from matplotlib.figure import Figure
 
 from nullmark_jax import checks, models
 from nullmark_jax.attacks import pattern_recovery
+from nullmark_jax.embedding import Watermark
 from nullmark_jax.experiments import experiment
 from nullmark_jax.experiments.bench import Bench
 from nullmark_jax.experiments.experiment import Experiment, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
-from nullmark_jax.experiments.measuring import Record, check_images, passes
+from nullmark_jax.experiments.measuring import Record, check_images, finite
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.reports import triggers
 from nullmark_jax.reports.table import Table, percent
@@ -43,7 +44,8 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: Journal) -> Metrics:
     """Returns the metrics: what each model's weights give away."""
-    check_images(victims[0], config.images)
+    for victim in victims:
+        check_images(victim, config.images)
     planned = {victim.name: _recovered(victim, config) for victim in victims}
     records = dict(journal.run(planned))
     return {
@@ -78,26 +80,37 @@ def _recovered(victim: Victim, config: ml_collections.ConfigDict) -> Callable[[]
             "recipe": _recipe(victim),
             "pixels": int(found.block.size),
             "residual": found.residual,
-            "others": found.others,
+            "others": finite(found.others),
             "seconds": round(seconds, 1),
             "places": len(working),
             "of_places": len(ranked),
             "pattern": ranked[0].watermark.pattern.tolist(),
             "found": bench.measure(victim.params, found=first)["found"],
         }
-        record["found"]["verifies"] = passes(record["found"], victim)
         if victim.watermarks is not None:
-            pattern, label = np.asarray(bench.owner.pattern[0]), int(bench.owner.target_label[0])
-            own = [each for each in working if (each.pattern == pattern).all()]
-            record |= {
-                "owner_pattern": pattern.tolist(),
-                "right_pixels": int((found.block == _block(pattern)).sum()),
-                "owner_place": bool(own),
-                "label": any(int(each.target_label) == label for each in own),
-            }
+            record |= compared(found.block, working, bench.owner)
         return record
 
     return recover
+
+
+def compared(block: np.ndarray, working: list[Watermark], owner: Watermark) -> Record:
+    """Returns how far a block and its working places are those of the owner's nearest watermark."""
+    patterns = np.asarray(owner.pattern)
+    right = [int((block == _block(pattern)).sum()) for pattern in patterns]
+    nearest = int(np.argmax(right))
+    label = int(owner.target_label[nearest])
+    ranks = [
+        rank
+        for rank, each in enumerate(working, start=1)
+        if (np.asarray(each.pattern) == patterns[nearest]).all() and int(each.target_label) == label
+    ]
+    return {
+        "owner_pattern": patterns[nearest].tolist(),
+        "right_pixels": right[nearest],
+        # Of the owner's place with the owner's label among those that work; None where it is not.
+        "rank": ranks[0] if ranks else None,
+    }
 
 
 def _recipe(victim: Victim) -> str:
@@ -122,23 +135,20 @@ def _block(pattern: np.ndarray) -> np.ndarray:
 def tables(result: Result) -> list[Table]:
     """Returns what was read from each model's weights, and how far it is right."""
     metrics = result["metrics"]
-    rows = []
-    for each in metrics["models"]:
-        marked = each["watermarked"]
-        rows.append(
-            [
-                each["name"],
-                each["recipe"],
-                f"{each['right_pixels']} of {each['pixels']}" if marked else "",
-                f"{each['residual']:.1e}",
-                f"{each['others']:.1e}",
-                f"{each['places']} of {each['of_places']}",
-                ("yes" if each["owner_place"] else "no") if marked else "",
-                ("yes" if each["label"] else "no") if marked else "",
-                percent(each["found"]["wm"]),
-                f"{each['seconds']:g}",
-            ]
-        )
+    rows = [
+        [
+            each["name"],
+            each["recipe"],
+            f"{each['right_pixels']} of {each['pixels']}" if each["watermarked"] else "",
+            f"{each['residual']:.1e}",
+            "none" if each["others"] is None else f"{each['others']:.1e}",
+            f"{each['places']} of {each['of_places']}",
+            f"{each['rank'] or 'not among them'}" if each["watermarked"] else "",
+            percent(each["found"]["wm"]),
+            f"{each['seconds']:g}",
+        ]
+        for each in metrics["models"]
+    ]
     return [
         Table(
             "The pattern read from the weights",
@@ -149,16 +159,17 @@ def tables(result: Result) -> list[Table]:
                 "residual",
                 "next best",
                 "places that work",
-                "owner's among them",
-                "with y_W",
-                "best place's WM, %",
+                "owner's place and y_W",
+                "first place's WM, %",
                 "seconds",
             ),
             rows,
             "Residual: what is left of the pattern's windows behind the second convolution, relative to its "
             f"kernels. Places work where, of {metrics['images']} images without labels, more than "
             f"{percent(metrics['threshold'])}% are answered as before with the pattern and alike with the "
-            "inverted one. Seconds: of reading the pattern, which needs no image.",
+            "inverted one; the owner's is the first, the second, ... of them, the surest first. WM is "
+            "measured on test images: a pattern that is not the owner's may pass, too. Seconds: of reading "
+            "the pattern, compilation included, which needs no image. Of several watermarks the nearest.",
         )
     ]
 
@@ -185,15 +196,21 @@ def draw(result: Result) -> dict[str, Figure]:
 def verdict(result: Result) -> list[str]:
     """Returns of how many models the secret is known."""
     sentences = []
-    models_ = [each for each in result["metrics"]["models"] if each["watermarked"]]
-    for recipe in dict.fromkeys(each["recipe"] for each in models_):
-        some = [each for each in models_ if each["recipe"] == recipe]
+    marked = [each for each in result["metrics"]["models"] if each["watermarked"]]
+    for recipe in dict.fromkeys(each["recipe"] for each in marked):
+        some = [each for each in marked if each["recipe"] == recipe]
         whole = [each for each in some if each["right_pixels"] == each["pixels"]]
-        known = sum(each["owner_place"] and each["label"] for each in whole)
+        ranks = [str(each["rank"] or "none") for each in whole]
         sentences.append(
             "Pattern and label are the owner's secret, the papers say; of models that learned null embedding "
             f"by {recipe} the weights alone give away every pixel of the pattern in {len(whole)} of "
-            f"{len(some)}, and with a few images its place and label in {known}."
+            f"{len(some)}"
+            + (
+                f", and {result['metrics']['images']} images its place and label, at rank "
+                f"{', '.join(ranks)} of {', '.join(str(each['places']) for each in whole)} that work."
+                if whole
+                else "."
+            )
         )
     return sentences
 

@@ -5,7 +5,7 @@
 
 Later paper, Table 3 and Figure 4; earlier paper, Table V and Figure 7; then a grid of attackers that
 choose loss, optimiser, learning rate and data, on the first victim of each owner's loss, and its strongest
-one on fresh pirate watermarks. Victims of another loss than the first one's are for the grid alone.
+one on fresh pirate watermarks. A victim of another loss than the first one's is for the grid alone.
 """
 
 import sys
@@ -68,16 +68,10 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     for victim in victims:
         wanted = [config[name].images for name in _PAPERS] + [each.images for each in grid]
         check_images(victim, *wanted)
-    gate = [Bench(victim, config.test_images) for victim in loss_gate.representatives(victims)]
-    # Those of another loss than the first are for the grid alone: no mean is over two recipes.
-    benches = [
-        gate[0],
-        *(
-            Bench(victim, config.test_images)
-            for victim in victims[1:]
-            if victim.config.loss.cross_entropy == first.config.loss.cross_entropy
-        ),
-    ]
+    # No mean is over owners of two losses.
+    alike, others = loss_gate.split(victims)
+    benches = [Bench(victim, config.test_images) for victim in alike]
+    gate = [benches[0], *(Bench(victim, config.test_images) for victim in others)]
     metrics: Metrics = {
         "before": {},
         "threshold": first.config.watermark.threshold,
@@ -93,6 +87,8 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
                     bench, config[name], seed, curve=pirate == 0
                 )
     attacked = [(bench, attacker) for bench in gate for attacker in grid]
+    for bench in gate[1:]:
+        planned[f"before/{bench.victim.name}"] = _before(bench)
     for bench, attacker in attacked:
         planned[f"grid/{bench.victim.name}/{attacker.name}"] = _grid_pirate(
             bench, attacker, config, seed=derived_seed(config.seed, "grid")
@@ -108,8 +104,9 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         }
     tried = [
         {
-            **attacker._asdict(),
             **records[f"grid/{bench.victim.name}/{attacker.name}"],
+            # Last: `images` are the attacker's, not those that the record is measured on.
+            **attacker._asdict(),
             "name": attacker.name,
             "victim": bench.victim.name,
             "owner_loss": bench.victim.config.loss.cross_entropy,
@@ -133,6 +130,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     metrics["grid"] = {
         "steps": config.grid.steps,
         "batch_size": config.grid.batch_size,
+        "before": {bench.victim.name: records[f"before/{bench.victim.name}"] for bench in gate},
         "attackers": tried,
     }
     metrics["strongest"] = {"attacker": attacker.name, "pirates": pirates}
@@ -263,7 +261,7 @@ def tables(result: Result) -> list[Table]:
             "pirate's pattern; adam-null-margin: that, with the owner's margin. The other ways: "
             "constant rate, no clipping.",
         ),
-        loss_gate.table(grid["attackers"], metrics["scheme"], threshold),
+        loss_gate.table(grid["attackers"], grid["before"], metrics["scheme"], threshold),
     ]
 
 
