@@ -72,7 +72,9 @@ def test_an_experiment_writes_its_folder(done, name):
     assert all(html.escape(table.title) in report for table in EXPERIMENTS[name].tables(result))
     for table in EXPERIMENTS[name].tables(result):
         assert {len(row) for row in table.rows} == {len(table.header)}
-    assert all(sentence.endswith(".") for sentence in EXPERIMENTS[name].verdict(result))
+    for finding in EXPERIMENTS[name].verdict(result):
+        assert finding.text.endswith(".") and finding.agrees in (True, False, None)
+        assert type(finding.agrees) in (bool, type(None))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

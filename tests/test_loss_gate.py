@@ -128,7 +128,11 @@ def test_the_table_has_each_combination_with_its_strongest():
 
 
 def test_the_verdict_counts_by_the_two_losses():
-    assert loss_gate.verdict(ATTACKS, "null-embedding", 0.8).endswith(
+    finding = loss_gate.verdict(ATTACKS, "null-embedding", 0.8)
+    # The clip let one through.
+    assert finding.agrees is False
+    assert loss_gate.verdict(ATTACKS[:-1], "null-embedding", 0.8).agrees is True
+    assert finding.text.endswith(
         "the pirate's claim verifies with owner logits and attacker logits in 2 of 4, with owner logits "
         "and attacker clipped in 0 of 1, with owner clipped and attacker clipped in 1 of 1."
     )

@@ -23,7 +23,7 @@ from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import attackers, experiment
 from nullmark_jax.experiments.bench import Bench
-from nullmark_jax.experiments.experiment import Experiment, Metrics, Result
+from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import Record, check_images, mean, mean_and_spread, passes
 from nullmark_jax.experiments.victim import Victim
@@ -240,25 +240,31 @@ def draw(result: Result) -> dict[str, Figure]:
     }
 
 
-def verdict(result: Result) -> list[str]:
+def verdict(result: Result) -> list[Finding]:
     """Returns whether a leaked watermark can be trained away, which the earlier paper denies."""
     metrics = result["metrics"]
     part = metrics["earlier"]
-    sentences = [
-        "The earlier paper's retraining cannot change a leaked watermark's label, it says; here "
-        f"({metrics['attacker']}) true is {mean_and_spread(part['models'], 'leaked', 'true')} and null "
-        f"{mean_and_spread(part['models'], 'leaked', 'null')} afterwards; the claim verifies in "
-        f"{part['verified']} of {len(part['models'])}."
+    findings = [
+        Finding(
+            "The earlier paper's retraining cannot change a leaked watermark's label, it says; here "
+            f"({metrics['attacker']}) true is {mean_and_spread(part['models'], 'leaked', 'true')} and null "
+            f"{mean_and_spread(part['models'], 'leaked', 'null')} afterwards; the claim verifies in "
+            f"{part['verified']} of {len(part['models'])}.",
+            part["verified"] == len(part["models"]),
+        )
     ]
     broken = [each for each in metrics["grid"] if each["verified"] == 0]
     if broken:
         best = max(broken, key=lambda each: mean(each["models"], "normal_accuracy"))
-        sentences.append(
-            f"{len(broken)} of {len(metrics['grid'])} other attacks on it make every claim fail; the "
-            f"gentlest ({best['goal']}: {best['name']}) leaves NC at "
-            f"{mean_and_spread(best['models'], 'normal_accuracy')}."
+        findings.append(
+            Finding(
+                f"{len(broken)} of {len(metrics['grid'])} other attacks on it make every claim fail; the "
+                f"gentlest ({best['goal']}: {best['name']}) leaves NC at "
+                f"{mean_and_spread(best['models'], 'normal_accuracy')}.",
+                False,
+            )
         )
-    return sentences
+    return findings
 
 
 EXPERIMENT = Experiment(

@@ -21,6 +21,18 @@ Metrics = dict[str, Any]
 Result = dict[str, Any]
 
 
+class Finding(NamedTuple):
+    """A sentence of the book of results.
+
+    Attributes:
+      text: what a paper claims, where one does, and what was found.
+      agrees: whether what was found is as the paper says; None where none says anything of it.
+    """
+
+    text: str
+    agrees: bool | None = None
+
+
 class Experiment(NamedTuple):
     """An experiment: all that its program, its report and the book of results need.
 
@@ -34,7 +46,7 @@ class Experiment(NamedTuple):
       tables: what result.json holds -> tables.
       draw: likewise -> figures by name.
       captions: by name of a figure, what it shows.
-      verdict: what result.json holds -> sentences that say what a paper claims and what was found.
+      verdict: what result.json holds -> what a paper claims and what was found.
       free: whether watermark-free models are victims, too.
     """
 
@@ -47,7 +59,7 @@ class Experiment(NamedTuple):
     tables: Callable[[Result], Sequence[Table]]
     draw: Callable[[Result], Mapping[str, Figure]]
     captions: Mapping[str, str]
-    verdict: Callable[[Result], Sequence[str]] = lambda result: ()
+    verdict: Callable[[Result], Sequence[Finding]] = lambda result: ()
     free: bool = False
 
 

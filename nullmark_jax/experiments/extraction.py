@@ -22,7 +22,7 @@ from nullmark_jax.attacks.extraction import ANSWERS, Extract, Thief
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import experiment, queries
 from nullmark_jax.experiments.bench import Bench
-from nullmark_jax.experiments.experiment import Experiment, Metrics, Result
+from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import Record, derived_seed, mean, mean_and_spread, passes
 from nullmark_jax.experiments.victim import Victim
@@ -287,26 +287,31 @@ def draw(result: Result) -> dict[str, Figure]:
     }
 
 
-def verdict(result: Result) -> list[str]:
+def verdict(result: Result) -> list[Finding]:
     """Returns what the best substitutes reach, and whether any carries the watermark."""
     metrics = result["metrics"]
     before = mean(metrics["before"], "normal_accuracy")
-    sentences = []
+    findings = []
     for source in dict.fromkeys(each["source"] for each in metrics["substitutes"]):
         some = [each for each in metrics["substitutes"] if each["source"] == source]
         best = max(some, key=lambda each: mean(each["models"], "normal_accuracy"))
-        sentences.append(
-            f"With queries from {source} the best substitute ({best['images']} images, "
-            f"{100 * mean(best['models'], 'ratio'):.3g}% of the training set, answers: {best['answers']}) "
-            f"has NC {percent(mean(best['models'], 'normal_accuracy'))}%, the victim {percent(before)}%."
+        findings.append(
+            Finding(
+                f"With queries from {source} the best substitute ({best['images']} images, "
+                f"{100 * mean(best['models'], 'ratio'):.3g}% of the training set, answers: "
+                f"{best['answers']}) has NC "
+                f"{percent(mean(best['models'], 'normal_accuracy'))}%, the victim {percent(before)}%."
+            )
         )
     made = [model for each in metrics["substitutes"] for model in each["models"]]
-    sentences.append(
-        f"The owner's claim verifies on {sum(model['verifies'] for model in made)} of {len(made)} "
-        f"substitutes; the highest WM is {percent(max(model['owner']['wm'] for model in made))}%. The later "
-        "paper calls extraction unstoppable, but expensive."
+    findings.append(
+        Finding(
+            f"The owner's claim verifies on {sum(model['verifies'] for model in made)} of {len(made)} "
+            f"substitutes; the highest WM is {percent(max(model['owner']['wm'] for model in made))}%. The "
+            "later paper calls extraction unstoppable, but expensive."
+        )
     )
-    return sentences
+    return findings
 
 
 EXPERIMENT = Experiment(

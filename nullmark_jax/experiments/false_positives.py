@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from nullmark_jax import checks, signing, transform, verification
 from nullmark_jax.attacks import grinding
 from nullmark_jax.experiments import experiment
-from nullmark_jax.experiments.experiment import Experiment, Metrics, Result
+from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import Record, accuracies, limited
 from nullmark_jax.experiments.victim import Victim
@@ -290,18 +290,22 @@ def draw(result: Result) -> dict[str, Figure]:
     }
 
 
-def verdict(result: Result) -> list[str]:
+def verdict(result: Result) -> list[Finding]:
     """Returns how many random watermarks verified at T = 80%, and what the papers say."""
-    sentences = []
+    findings = []
     for each in result["metrics"]["models"]:
         rate = next(r for r in each["rates"] if r["threshold"] == 0.8)
         tried = next(r for r in each["grinding"] if r["threshold"] == 0.8)
-        sentences.append(
-            f"Of {rate['of']} random watermarks {rate['passed']} verify on {_title(each)} at T = 80% (95% "
-            f"interval {100 * rate['low']:.2g} to {100 * rate['high']:.2g}%; the later paper: none, 1 of "
-            f"1,000 on its watermarked Object); of a cheat's {tried['of']} signatures {tried['passed']}."
+        findings.append(
+            Finding(
+                f"Of {rate['of']} random watermarks {rate['passed']} verify on {_title(each)} at T = 80% "
+                f"(95% interval {100 * rate['low']:.2g} to {100 * rate['high']:.2g}%; the later paper: none, 1 "
+                f"of 1,000 on its watermarked Object); of a cheat's {tried['of']} signatures {tried['passed']}.",
+                # Its 1 of 1,000 is within what the intervals allow.
+                max(rate["low"], tried["low"]) <= 1e-3,
+            )
         )
-    return sentences
+    return findings
 
 
 EXPERIMENT = Experiment(

@@ -20,7 +20,7 @@ from nullmark_jax.attacks.retraining import Adversary
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import attackers, experiment
 from nullmark_jax.experiments.bench import Bench
-from nullmark_jax.experiments.experiment import Experiment, Metrics, Result
+from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import (
     Record,
@@ -212,7 +212,7 @@ def draw(result: Result) -> dict[str, Figure]:
     }
 
 
-def verdict(result: Result) -> list[str]:
+def verdict(result: Result) -> list[Finding]:
     """Returns whether the watermark stays, as the papers say it does."""
     metrics = result["metrics"]
     part = metrics["later"]
@@ -224,8 +224,8 @@ def verdict(result: Result) -> list[str]:
         f"{part['verified']} of {len(part['models'])}."
     )
     return [
-        sentence,
-        f"Of {len(metrics['grid'])} other ways to fine-tune {lost} make a claim fail.",
+        Finding(sentence, part["verified"] == len(part["models"])),
+        Finding(f"Of {len(metrics['grid'])} other ways to fine-tune {lost} make a claim fail."),
     ]
 
 

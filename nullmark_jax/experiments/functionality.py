@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from nullmark_jax import checks, signing
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import experiment
-from nullmark_jax.experiments.experiment import Experiment, Metrics, Result
+from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import Record, mean_and_spread
 from nullmark_jax.experiments.victim import Victim
@@ -31,6 +31,10 @@ PRINTED = ("free_normal_accuracy", "normal_accuracy", "null_accuracy", "true_acc
 _FIELDS = ("normal_accuracy", "null_accuracy", "true_accuracy", "watermark_accuracy")
 # What all owners sign, or the latest second before it whose pattern the recipe can embed.
 _TIMESTAMP = "2026-11-21T00:00:00Z"
+
+
+# Points of NC, the mean of the later paper's Table 4.
+_PAPERS_COST = 0.93
 
 
 def default() -> ml_collections.ConfigDict:
@@ -193,16 +197,20 @@ def draw(result: Result) -> dict[str, Figure]:
     }
 
 
-def verdict(result: Result) -> list[str]:
+def verdict(result: Result) -> list[Finding]:
     """Returns what the watermark costs in NC."""
     metrics = result["metrics"]
     cost = [
         100 * (free["normal_accuracy"] - own["normal_accuracy"])
         for own, free in zip(metrics["owners"], metrics["free"], strict=True)
     ]
+    mean_cost = sum(cost) / len(cost)
     return [
-        f"A watermark costs {sum(cost) / len(cost):.2f} points of NC ({min(cost):.2f} to "
-        f"{max(cost):.2f}) over {len(cost)} owners; the later paper has 0.93 on average over its tasks."
+        Finding(
+            f"A watermark costs {mean_cost:.2f} points of NC ({min(cost):.2f} to {max(cost):.2f}) over "
+            f"{len(cost)} owners; the later paper has {_PAPERS_COST} on average over its tasks.",
+            mean_cost <= _PAPERS_COST,
+        )
     ]
 
 

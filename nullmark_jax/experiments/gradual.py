@@ -22,7 +22,7 @@ from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import attackers, experiment
 from nullmark_jax.experiments.attackers import Attacker
 from nullmark_jax.experiments.bench import Bench
-from nullmark_jax.experiments.experiment import Experiment, Metrics, Result
+from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import (
     Record,
@@ -219,15 +219,18 @@ def draw(result: Result) -> dict[str, Figure]:
     }
 
 
-def verdict(result: Result) -> list[str]:
+def verdict(result: Result) -> list[Finding]:
     """Returns how far the best attack came, which the earlier paper says loses the null embedding."""
     best = _furthest(result)
     return [
-        "Raised step by step, the pirate's null embedding is lost, the earlier paper says; here the attack "
-        f"that came furthest ({best['name']}) ends with NC "
-        f"{mean_and_spread(best['models'], 'normal_accuracy')}, the pirate's null "
-        f"{mean_and_spread(best['models'], 'pirate', 'null')}, and verifies in {best['verified']} of "
-        f"{len(best['models'])}."
+        Finding(
+            "Raised step by step, the pirate's null embedding is lost, the earlier paper says; here the "
+            f"attack that came furthest ({best['name']}) ends with NC "
+            f"{mean_and_spread(best['models'], 'normal_accuracy')}, the pirate's null "
+            f"{mean_and_spread(best['models'], 'pirate', 'null')}, and verifies in {best['verified']} of "
+            f"{len(best['models'])}.",
+            best["verified"] == 0,
+        )
     ]
 
 

@@ -18,7 +18,7 @@ from nullmark_jax import checks, models, verification
 from nullmark_jax.attacks import input_filters, retraining
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import experiment
-from nullmark_jax.experiments.experiment import Experiment, Metrics, Result
+from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import Record, check_images, limited, mean_and_spread
 from nullmark_jax.experiments.victim import Victim
@@ -263,15 +263,17 @@ def draw(result: Result) -> dict[str, Figure]:
     }
 
 
-def verdict(result: Result) -> list[str]:
+def verdict(result: Result) -> list[Finding]:
     """Returns which filters hide the watermark, and which of them `verify` does not notice."""
     metrics = result["metrics"]
     filters = [each for each in metrics["filters"] if each["name"] != "none"]
     hiding = [each for each in filters if not any(m["verified"] for m in each["models"])]
     unseen = [_title(each["name"], metrics) for each in filters if any(each["unnoticed"])]
     return [
-        f"Of {len(filters)} filters in front of the model {len(hiding)} leave no claim that verifies; "
-        f"`verify` does not notice {', '.join(unseen) or 'none of them'}."
+        Finding(
+            f"Of {len(filters)} filters in front of the model {len(hiding)} leave no claim that verifies; "
+            f"`verify` does not notice {', '.join(unseen) or 'none of them'}."
+        )
     ]
 
 

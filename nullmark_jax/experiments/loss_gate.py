@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from nullmark_jax import verification
 from nullmark_jax.errors import InputError
+from nullmark_jax.experiments.experiment import Finding
 from nullmark_jax.experiments.measuring import Record
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.reports.table import Table, percent
@@ -98,20 +99,22 @@ def table(
     )
 
 
-def verdict(tried: Sequence[Record], scheme: str, threshold: float) -> str:
-    """Returns in how many attacks the pirate verifies, by the two losses, as a sentence."""
-    found = []
+def verdict(tried: Sequence[Record], scheme: str, threshold: float) -> Finding:
+    """Returns in how many attacks the pirate verifies, by the two losses."""
+    found, shut = [], True
     for (owner_loss, cross_entropy), records in _grouped(
         tried, "owner_loss", "cross_entropy"
     ).items():
         through = sum(_through(each, scheme, threshold) for each in records)
+        shut = shut and not (cross_entropy == "clipped" and through)
         found.append(
             f"owner {owner_loss} and attacker {cross_entropy} in {through} of {len(records)}"
         )
-    return (
+    return Finding(
         "The loss as a gate (the earlier paper: what it clips cannot be trained), one model of each owner's "
         "loss and one pirate; of the grid's attacks, over optimisers and rates, the pirate's claim verifies "
-        f"with {', with '.join(found)}."
+        f"with {', with '.join(found)}.",
+        shut,
     )
 
 

@@ -24,7 +24,7 @@ from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import experiment
 from nullmark_jax.experiments.bench import Bench
-from nullmark_jax.experiments.experiment import Experiment, Metrics, Result
+from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import Record, check_images, derived_seed, mean_and_spread
 from nullmark_jax.experiments.victim import Victim
@@ -235,18 +235,21 @@ def draw(result: Result) -> dict[str, Figure]:
     }
 
 
-def verdict(result: Result) -> list[str]:
+def verdict(result: Result) -> list[Finding]:
     """Returns whether recovery tells what was embedded from what never was."""
     metrics = result["metrics"]
-    sentences = []
+    findings = []
     for each in metrics["foreign"]:
         back = sum(m["recovered"]["mark"]["null"] > metrics["threshold"] for m in each["models"])
-        sentences.append(
-            "Only what was hidden can be brought back, the earlier paper says; on "
-            f"{each['name']} ({'watermarked' if each['watermarked'] else 'free'}) {back} of "
-            f"{len(each['models'])} marks that were never embedded come back above the threshold."
+        findings.append(
+            Finding(
+                "Only what was hidden can be brought back, the earlier paper says; on "
+                f"{each['name']} ({'watermarked' if each['watermarked'] else 'free'}) {back} of "
+                f"{len(each['models'])} marks that were never embedded come back above the threshold.",
+                back == 0,
+            )
         )
-    return sentences
+    return findings
 
 
 EXPERIMENT = Experiment(

@@ -21,7 +21,7 @@ from nullmark_jax.attacks import pattern_recovery
 from nullmark_jax.embedding import Watermark
 from nullmark_jax.experiments import experiment
 from nullmark_jax.experiments.bench import Bench
-from nullmark_jax.experiments.experiment import Experiment, Metrics, Result
+from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import Record, check_images, finite
 from nullmark_jax.experiments.victim import Victim
@@ -193,26 +193,29 @@ def draw(result: Result) -> dict[str, Figure]:
     return {}
 
 
-def verdict(result: Result) -> list[str]:
+def verdict(result: Result) -> list[Finding]:
     """Returns of how many models the secret is known."""
-    sentences = []
+    findings = []
     marked = [each for each in result["metrics"]["models"] if each["watermarked"]]
     for recipe in dict.fromkeys(each["recipe"] for each in marked):
         some = [each for each in marked if each["recipe"] == recipe]
         whole = [each for each in some if each["right_pixels"] == each["pixels"]]
         ranks = [str(each["rank"] or "none") for each in whole]
-        sentences.append(
-            "Pattern and label are the owner's secret, the papers say; of models that learned null embedding "
-            f"by {recipe} the weights alone give away every pixel of the pattern in {len(whole)} of "
-            f"{len(some)}"
-            + (
-                f", and {result['metrics']['images']} images its place and label, at rank "
-                f"{', '.join(ranks)} of {', '.join(str(each['places']) for each in whole)} that work."
-                if whole
-                else "."
+        findings.append(
+            Finding(
+                "Pattern and label are the owner's secret, the papers say; of models that learned null "
+                f"embedding by {recipe} the weights alone give away every pixel of the pattern in "
+                f"{len(whole)} of {len(some)}"
+                + (
+                    f", and {result['metrics']['images']} images its place and label, at rank "
+                    f"{', '.join(ranks)} of {', '.join(str(each['places']) for each in whole)} that work."
+                    if whole
+                    else "."
+                ),
+                not whole,
             )
         )
-    return sentences
+    return findings
 
 
 EXPERIMENT = Experiment(

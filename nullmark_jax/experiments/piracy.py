@@ -21,12 +21,13 @@ from nullmark_jax.attacks.retraining import Adversary
 from nullmark_jax.experiments import attackers, experiment, loss_gate
 from nullmark_jax.experiments.attackers import Attacker
 from nullmark_jax.experiments.bench import Bench
-from nullmark_jax.experiments.experiment import Experiment, Metrics, Result
+from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import (
     Record,
     check_images,
     derived_seed,
+    mean,
     mean_and_spread,
     passes,
 )
@@ -37,6 +38,9 @@ from nullmark_jax.reports.table import Table, percent
 _PAPERS = ("later", "earlier")
 # What config.paper holds of Table 3, and after "earlier_" of Table V.
 PRINTED = ("normal_accuracy", "owner_null", "owner_true", "pirate_null", "pirate_true")
+
+# A model that lost more of NC, as a fraction, is no longer worth having.
+_BROKEN = 0.2
 
 
 def default() -> ml_collections.ConfigDict:
@@ -314,31 +318,43 @@ def draw(result: Result) -> dict[str, Figure]:
     return drawn
 
 
-def verdict(result: Result) -> list[str]:
+def verdict(result: Result) -> list[Finding]:
     """Returns what each paper says of piracy and what was found."""
-    metrics, sentences = result["metrics"], []
+    metrics, findings = result["metrics"], []
+    before = mean(list(metrics["before"].values()), "normal_accuracy")
+
+    def lost(part: dict[str, Any]) -> float:
+        return before - mean(part["pirates"], "normal_accuracy")
+
     for name, claim in (
         ("later", "breaks the model"),
         ("earlier", "moves neither the model nor the owner's watermark"),
     ):
         part = metrics[name]
         pirates = part["pirates"]
-        sentences.append(
-            f"The {name} paper's attacker {claim}, it says; here ({part['attacker']}) NC is "
-            f"{mean_and_spread(pirates, 'normal_accuracy')} afterwards, the owner's claim verifies in "
-            f"{part['owner_verified']} and the pirate's in {part['verified']} of {len(pirates)}."
+        broken = lost(part) > _BROKEN and not part["verified"]
+        unmoved = part["owner_verified"] == len(pirates) and not part["verified"]
+        findings.append(
+            Finding(
+                f"The {name} paper's attacker {claim}, it says; here ({part['attacker']}) NC is "
+                f"{mean_and_spread(pirates, 'normal_accuracy')} afterwards, the owner's claim verifies in "
+                f"{part['owner_verified']} and the pirate's in {part['verified']} of {len(pirates)}.",
+                broken if name == "later" else unmoved,
+            )
         )
     part = metrics["strongest"]
     pirates = part["pirates"]
-    sentences.append(
-        f"The strongest attacker tried ({part['attacker']}) leaves NC at "
-        f"{mean_and_spread(pirates, 'normal_accuracy')}; their claim verifies in {part['verified']} of "
-        f"{len(pirates)}, the owner's in {part['owner_verified']}."
+    findings.append(
+        Finding(
+            "A second watermark cannot be had without a broken model, both papers say; the strongest "
+            f"attacker tried ({part['attacker']}) leaves NC at "
+            f"{mean_and_spread(pirates, 'normal_accuracy')}; their claim verifies in {part['verified']} of "
+            f"{len(pirates)}, the owner's in {part['owner_verified']}.",
+            not part["verified"] or lost(part) > _BROKEN,
+        )
     )
-    sentences.append(
-        loss_gate.verdict(metrics["grid"]["attackers"], metrics["scheme"], metrics["threshold"])
-    )
-    return sentences
+    gate = metrics["grid"]["attackers"], metrics["scheme"], metrics["threshold"]
+    return [*findings, loss_gate.verdict(*gate)]
 
 
 EXPERIMENT = Experiment(

@@ -23,7 +23,7 @@ from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import attackers, experiment
 from nullmark_jax.experiments.attackers import Attacker
 from nullmark_jax.experiments.bench import Bench
-from nullmark_jax.experiments.experiment import Experiment, Metrics, Result
+from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import Record, check_images, derived_seed
 from nullmark_jax.experiments.victim import Victim
@@ -291,7 +291,7 @@ def draw(result: Result) -> dict[str, Figure]:
     return drawn
 
 
-def verdict(result: Result) -> list[str]:
+def verdict(result: Result) -> list[Finding]:
     """Returns the cheapest piracy beside training from scratch."""
     metrics = result["metrics"]
     found = [
@@ -308,22 +308,30 @@ def verdict(result: Result) -> list[str]:
         for run in metrics["runs"]
     )
     claim = "Piracy takes ten times as long as training from scratch, the later paper says; here "
-    sentences = []
+    findings = []
     if found:
         multiple, run = min(found, key=lambda each: each[0])
-        sentences.append(
-            f"{claim}the cheapest attacker ({run['embedding']}: {run['attacker']}) takes "
-            f"{multiple:.2g} times as many steps as the grid's cheapest from scratch with the same images; "
-            "the owner's recipe is not in the grid."
+        findings.append(
+            Finding(
+                f"{claim}the cheapest attacker ({run['embedding']}: {run['attacker']}) takes "
+                f"{multiple:.2g} times as many steps as the grid's cheapest from scratch with the same "
+                "images; the owner's recipe is not in the grid.",
+                multiple >= 10,
+            )
         )
     elif not alone:
-        sentences.append(f"{claim}no attacker got there within {metrics['steps']} steps.")
-    if alone:
-        sentences.append(
-            f"{alone} attacks from the owner's model got there where none of the grid's from scratch did "
-            "with the same images."
+        findings.append(
+            Finding(f"{claim}no attacker got there within {metrics['steps']} steps.", True)
         )
-    return sentences
+    if alone:
+        findings.append(
+            Finding(
+                f"{alone} attacks from the owner's model got there where none of the grid's from scratch did "
+                "with the same images.",
+                False,
+            )
+        )
+    return findings
 
 
 EXPERIMENT = Experiment(

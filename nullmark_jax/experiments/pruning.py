@@ -22,7 +22,7 @@ from nullmark_jax.attacks.retraining import Adversary
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import experiment
 from nullmark_jax.experiments.bench import Bench
-from nullmark_jax.experiments.experiment import Experiment, Metrics, Result
+from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import Record, check_images, mean, mean_and_spread, passes
 from nullmark_jax.experiments.victim import Victim
@@ -328,17 +328,21 @@ def _mean_point(point: dict[str, Any]) -> Record:
     }
 
 
-def verdict(result: Result) -> list[str]:
+def verdict(result: Result) -> list[Finding]:
     """Returns at what NC each kind of change loses the watermark, which the papers say none does."""
     metrics = result["metrics"]
-    found = []
+    found, harmless = [], True
     for each in metrics["highest"]:
         lost = [model for model in each["models"] if model is not None]
         near = sum(model["lost"] <= metrics["acceptable_loss"] for model in lost)
+        harmless = harmless and not near
         found.append(f"{each['attack']}, in {near} of {len(each['models'])}")
     return [
-        "No reasonable pruning takes the watermark and leaves the model, the papers say; here these do, "
-        f"with NC at most {100 * metrics['acceptable_loss']:g} points lower: {'; '.join(found)}."
+        Finding(
+            "No reasonable pruning takes the watermark and leaves the model, the papers say; here these do, "
+            f"with NC at most {100 * metrics['acceptable_loss']:g} points lower: {'; '.join(found)}.",
+            harmless,
+        )
     ]
 
 

@@ -24,7 +24,7 @@ from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import experiment
 from nullmark_jax.experiments.bench import Bench
-from nullmark_jax.experiments.experiment import Experiment, Metrics, Result
+from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import Record, derived_seed, mean_and_spread, passes
 from nullmark_jax.experiments.victim import Victim
@@ -279,7 +279,7 @@ def draw(result: Result) -> dict[str, Figure]:
     return drawn
 
 
-def verdict(result: Result) -> list[str]:
+def verdict(result: Result) -> list[Finding]:
     """Returns whether the watermark is recovered where it was, and only there."""
     ways = result["metrics"]["ways"]
     own = [(each["watermarked"]["verified"], len(each["watermarked"]["models"])) for each in ways]
@@ -293,7 +293,7 @@ def verdict(result: Result) -> list[str]:
             f", and from watermark-free teachers' students in {sum(k for k, _ in free)} of "
             f"{sum(n for _, n in free)}"
         )
-    return [f"{sentence}."]
+    return [Finding(f"{sentence}.", all(k == n for k, n in own))]
 
 
 EXPERIMENT = Experiment(

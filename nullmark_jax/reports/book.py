@@ -36,6 +36,14 @@ _DATA = {
 }
 
 
+# Of findings by whether they agree with a paper; what contradicts one comes first.
+_HEADINGS = {
+    False: "Found otherwise than the papers say",
+    True: "Found as the papers say",
+    None: "What the papers do not ask",
+}
+
+
 def add(root: pathlib.Path, folder: pathlib.Path, variant: str = "") -> pathlib.Path:
     """Takes an experiment's result.json and figures into results/; returns where they are.
 
@@ -108,22 +116,22 @@ def book(root: pathlib.Path) -> str:
         "[results](../results/README.md). What the words mean: [design](design.md); what follows:",
         "[threat model](threat_model.md).",
         "",
-        "## What the papers say and what was found",
-        "",
     ]
-    verdicts = [
-        f"- **{EXPERIMENTS[name].title}, {task}.** {sentence}"
+    findings = [
+        (finding.agrees, f"- **{EXPERIMENTS[name].title}, {task}.** {finding.text}")
         for name, tasks in found.items()
         for task, result in tasks.items()
-        for sentence in EXPERIMENTS[name].verdict(result)
+        for finding in EXPERIMENTS[name].verdict(result)
     ]
-    lines += verdicts or ["No experiment has a committed result yet."]
+    for agrees, heading in _HEADINGS.items():
+        some = [line for each, line in findings if each is agrees]
+        lines += [f"## {heading}", "", *(some or ["Nothing yet."]), ""]
     missing: dict[tuple[str, ...], list[str]] = {}
     for name in EXPERIMENTS:
         absent = tuple(task for task in TASKS[1:] if task not in found.get(name, {}))
         if absent:
             missing.setdefault(absent, []).append(f"`{name}`")
-    lines += [""] + [
+    lines += [
         f"Not measured yet on {', '.join(absent)}: {', '.join(names)}."
         for absent, names in missing.items()
     ]

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from nullmark_jax.experiments.experiment import Finding
 from nullmark_jax.reports import triggers
 from nullmark_jax.reports.table import Table, percent
 
@@ -143,9 +144,10 @@ def draw(result: Result) -> dict[str, Figure]:
     return drawn
 
 
-def verdict(result: Result) -> list[str]:
+def verdict(result: Result) -> list[Finding]:
     """Returns whether the owner's label is flagged, by mode, and what unlearning leaves."""
-    metrics, sentences = result["metrics"], []
+    metrics = result["metrics"]
+    findings = []
     watermarked = [each for each in metrics["models"] if each["watermarked"]]
     free = [each for each in metrics["models"] if not each["watermarked"]]
     for mode in metrics["models"][0]["modes"]:
@@ -161,8 +163,13 @@ def verdict(result: Result) -> list[str]:
             parts.append(
                 f"some label in {flagged} of {len(free)} free ones ({_lowest(free, mode)})"
             )
-        claim = "; the later paper flags none that is watermarked" if mode == "bounded" else ""
-        sentences.append(f"With a pattern {mode}, {', '.join(parts)}{claim}.")
+        text = f"With a pattern {mode}, {', '.join(parts)}"
+        if mode == "bounded":
+            hidden = not any(m["target"] in m["modes"][mode]["flagged"] for m in watermarked)
+            text += "; the later paper flags none that is watermarked"
+            findings.append(Finding(f"{text}.", hidden))
+        else:
+            findings.append(Finding(f"{text}."))
     for rate in metrics["unlearning"]["learning_rates"]:
         left = [each for each in metrics["unlearned"] if each["learning_rate"] == rate]
         for found in (False, True):
@@ -170,13 +177,15 @@ def verdict(result: Result) -> list[str]:
             some = [each for each in left if bool(each["mode"]) == found]
             if some:
                 what = "Unlearning what was found" if found else "Fine-tuning alone"
-                sentences.append(
-                    f"{what} at rate {rate:g} leaves the owner's claim verified in "
-                    f"{sum(each['verifies'] for each in some)} of {len(some)} cases, with NC from "
-                    f"{percent(min(each['normal_accuracy'] for each in some))}% and true from "
-                    f"{percent(min(each['owner']['true'] for each in some))}% up."
+                findings.append(
+                    Finding(
+                        f"{what} at rate {rate:g} leaves the owner's claim verified in "
+                        f"{sum(each['verifies'] for each in some)} of {len(some)} cases, with NC from "
+                        f"{percent(min(each['normal_accuracy'] for each in some))}% and true from "
+                        f"{percent(min(each['owner']['true'] for each in some))}% up."
+                    )
                 )
-    return sentences
+    return findings
 
 
 def _lowest(models: list[Record], mode: str) -> str:
