@@ -299,8 +299,9 @@ def verdict(result: Result) -> list[Finding]:
         findings.append(
             Finding(
                 f"Of {rate['of']} random watermarks {rate['passed']} verify on {_title(each)} at T = 80% "
-                f"(95% interval {100 * rate['low']:.2g} to {100 * rate['high']:.2g}%; the later paper: none, 1 "
-                f"of 1,000 on its watermarked Object); of a cheat's {tried['of']} signatures {tried['passed']}.",
+                f"(95% interval {100 * rate['low']:.2g} to {100 * rate['high']:.2g}%; the later paper: "
+                "none, 1 of 1,000 on its watermarked Object); of a cheat's "
+                f"{tried['of']} signatures {tried['passed']}.",
                 # Its 1 of 1,000 is within what the intervals allow.
                 max(rate["low"], tried["low"]) <= 1e-3,
             )
