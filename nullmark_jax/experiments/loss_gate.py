@@ -101,20 +101,21 @@ def table(
 
 def verdict(tried: Sequence[Record], scheme: str, threshold: float) -> Finding:
     """Returns in how many attacks the pirate verifies, by the two losses."""
-    found, shut = [], True
+    found = []
     for (owner_loss, cross_entropy), records in _grouped(
         tried, "owner_loss", "cross_entropy"
     ).items():
         through = sum(_through(each, scheme, threshold) for each in records)
-        shut = shut and not (cross_entropy == "clipped" and through)
         found.append(
             f"owner {owner_loss} and attacker {cross_entropy} in {through} of {len(records)}"
         )
+    clipped = [each for each in tried if each["cross_entropy"] == "clipped"]
+    let_in = any(_through(each, scheme, threshold) for each in clipped)
     return Finding(
         "The loss as a gate (the earlier paper: what it clips cannot be trained), one model of each owner's "
         "loss and one pirate; of the grid's attacks, over optimisers and rates, the pirate's claim verifies "
         f"with {', with '.join(found)}.",
-        shut,
+        None if not clipped else not let_in,
     )
 
 
