@@ -223,6 +223,8 @@ def test_damaged_records_are_one_line(capsys, config_file, trained, tmp_path):
     (workdir / "records.jsonl").write_text('{"name": "x"')
     status, _, lines = answer(capsys, *given)
     assert (status, measured, len(lines)) == (2, [], 1)
-    assert lines[0].endswith("records.jsonl: was damaged; delete it to measure all again")
+    assert lines[0].endswith(
+        "records.jsonl: was damaged or is of another version; delete it to measure all again"
+    )
     (workdir / "records.jsonl").unlink()
     assert answer(capsys, *given)[0] == 0 and len(measured) == 3

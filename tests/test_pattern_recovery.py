@@ -35,7 +35,7 @@ def trained(model, pattern, margin=0.0, channels=1):
     return jax.tree.map(np.asarray, project(params, pattern[None]))
 
 
-@pytest.mark.parametrize("margin", [0.0, 0.5])
+@pytest.mark.parametrize("margin", [0.0, pytest.param(0.5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("net", "row", "column", "channels"),
     [
@@ -122,6 +122,7 @@ def test_of_places_that_work_alike_the_surest_is_the_first():
     assert [int(place.watermark.target_label) for place in ranked] == [1, 1, 0, 0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_small_patterns_are_read_as_well(net, size):
