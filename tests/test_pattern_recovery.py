@@ -63,6 +63,7 @@ def test_the_pattern_of_the_null_space_is_found(net, row, column, channels, marg
     assert found.others > 10 * found.residual
 
 
+@pytest.mark.slow
 def test_where_no_pattern_was_there_is_none_to_find():
     model = NETS["pooled"]
     params = models.init_params(model, jax.random.key(5), (SIDE, SIDE, 1))
