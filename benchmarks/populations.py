@@ -64,11 +64,11 @@ def pirates(way: str) -> Callable[[], float]:
     )
     images = images.reshape(members, batch, *images.shape[1:])
     labels = labels.reshape(members, batch)
-    each = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], marks) for i in range(members)]
+    # Of each member a population of one.
+    population = jax.tree.map(lambda leaf: leaf[:, None], marks)
     if way == "vmap":
         state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
         together = jax.jit(jax.vmap(step, in_axes=(0, 0, 0, None, 0)), donate_argnums=0)
-        population = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
 
         def advance() -> float:
             nonlocal state
@@ -77,6 +77,7 @@ def pirates(way: str) -> Callable[[], float]:
 
         return advance
     alone = jax.jit(step, donate_argnums=0)
+    each = [jax.tree.map(lambda leaf, i=i: leaf[i], population) for i in range(members)]
 
     def advance_each() -> float:
         total = 0.0

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int8
 
 from nullmark_jax import checks
 from nullmark_jax.embedding import Watermark
@@ -150,6 +151,23 @@ def random_watermarks(
             )
             for signature in drawn
         ]
+    )
+
+
+def block_of(pattern: Int8[np.ndarray, "height width"]) -> tuple[int, int, int]:
+    """Returns the row and column where a pattern's block starts, and n.
+
+    Raises:
+      InputError: the pattern is not one n x n block of -1 and 1.
+    """
+    rows, columns = np.nonzero(pattern)
+    if len(rows):
+        row, column = int(rows.min()), int(columns.min())
+        n = int(rows.max()) - row + 1
+        if columns.max() - column + 1 == n and len(rows) == n * n:
+            return row, column, n
+    raise InputError(
+        "watermark: its pattern is not one n x n block of -1 and 1; give what transform returns"
     )
 
 

@@ -71,24 +71,23 @@ def recover(model: ConvNet, params: Params, *, pattern_size: int) -> Recovered:
         raise InputError("--victim: the attack needs a network of two convolutions or more")
     first, second = (np.asarray(params[name]["kernel"]) for name in ("conv_1", "conv_2"))
     pool = 2 if len(model.blocks[0]) == 1 else 1
+    # What one window of the second convolution sees of the image.
+    field = tuple(pool * b + a - 1 for a, b in zip(first.shape[:2], second.shape[:2], strict=True))
+    corners = [
+        (down, right, _seen(first[::down, ::right], second[::down, ::right], pool))
+        for down, right in itertools.product((1, -1), (1, -1))
+    ]
     found: list[tuple[float, np.ndarray]] = []
     for skipped in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        for down, right in itertools.product((1, -1), (1, -1)):
-            kernels = first[::down, ::right], second[::down, ::right]
-            see = _seen(*kernels, pool)
-            # What one window of the second convolution sees of the image.
-            field = tuple(
-                pool * b + a - 1 for a, b in zip(first.shape[:2], second.shape[:2], strict=True)
-            )
-            for offset in itertools.product(range(pool), range(pool)):
-                # How many rows and columns of the pattern each next window sees.
-                steps = [
-                    range(pool - start, pattern_size + pool, pool)[skip:]
-                    for start, skip in zip(offset, skipped, strict=True)
-                ]
-                if all(steps):
-                    cost, block = _search(see, field, steps, pattern_size, second.shape[3])
-                    found.append((cost, block[::down, ::right]))
+        for (down, right, see), *offset in itertools.product(corners, range(pool), range(pool)):
+            # How many rows and columns of the pattern each next window sees.
+            steps = [
+                range(pool - start, pattern_size + pool, pool)[skip:]
+                for start, skip in zip(offset, skipped, strict=True)
+            ]
+            if all(steps):
+                cost, block = _search(see, field, steps, pattern_size, second.shape[3])
+                found.append((cost, block[::down, ::right]))
         found.sort(key=lambda each: each[0])
         (cost, block), *rest = found
         others = min((cost for cost, other in rest if (other != block).any()), default=np.inf)

@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 from matplotlib.figure import Figure
 
-from nullmark_jax import checks, models
+from nullmark_jax import checks, models, transform
 from nullmark_jax.attacks import pattern_recovery
 from nullmark_jax.embedding import Watermark
 from nullmark_jax.experiments import experiment
@@ -97,7 +97,10 @@ def _recovered(victim: Victim, config: ml_collections.ConfigDict) -> Callable[[]
 def compared(block: np.ndarray, working: list[Watermark], owner: Watermark) -> Record:
     """Returns how far a block and its working places are those of the owner's nearest watermark."""
     patterns = np.asarray(owner.pattern)
-    right = [int((block == _block(pattern)).sum()) for pattern in patterns]
+    right = []
+    for pattern in patterns:
+        row, column, n = transform.block_of(pattern)
+        right.append(int((block == pattern[row : row + n, column : column + n]).sum()))
     nearest = int(np.argmax(right))
     label = int(owner.target_label[nearest])
     ranks = [
@@ -121,12 +124,6 @@ def _recipe(victim: Victim) -> str:
         return "the objective alone"
     margin = victim.config.null_margin
     return f"null space, margin {margin:g}" if margin else "null space"
-
-
-def _block(pattern: np.ndarray) -> np.ndarray:
-    """Returns the n x n pixels of a pattern that are not 0."""
-    rows, columns = np.nonzero(pattern)
-    return pattern[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
 
 
 # For readers.

@@ -163,13 +163,11 @@ def verdict(result: Result) -> list[Finding]:
             parts.append(
                 f"some label in {flagged} of {len(free)} free ones ({_lowest(free, mode)})"
             )
-        text = f"With a pattern {mode}, {', '.join(parts)}"
+        claim, agrees = "", None
         if mode == "bounded":
-            hidden = not any(m["target"] in m["modes"][mode]["flagged"] for m in watermarked)
-            text += "; the later paper flags none that is watermarked"
-            findings.append(Finding(f"{text}.", hidden))
-        else:
-            findings.append(Finding(f"{text}."))
+            claim = "; the later paper flags none that is watermarked"
+            agrees = not any(m["target"] in m["modes"][mode]["flagged"] for m in watermarked)
+        findings.append(Finding(f"With a pattern {mode}, {', '.join(parts)}{claim}.", agrees))
     for rate in metrics["unlearning"]["learning_rates"]:
         left = [each for each in metrics["unlearned"] if each["learning_rate"] == rate]
         for found in (False, True):

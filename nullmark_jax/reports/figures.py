@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from nullmark_jax import files
+from nullmark_jax import files, transform
 from nullmark_jax.embedding import Watermark, embed, invert, scale_pixels
 from nullmark_jax.errors import InputError
 
@@ -75,7 +75,7 @@ def pattern_figure(watermark: Watermark) -> Figure:
       InputError: a population, or a pattern of another form.
     """
     pattern = _single(watermark)
-    row, column, n = _block(pattern)
+    row, column, n = transform.block_of(pattern)
     height, width = pattern.shape
     figure = Figure(figsize=(8, 4.8), dpi=DPI)
     whole, block = figure.subplots(1, 2)
@@ -235,19 +235,6 @@ def _single(watermark: Watermark) -> Int8[np.ndarray, "height width"]:
             f"watermark: its pattern has shape {pattern.shape}, not [H, W]; give one watermark"
         )
     return pattern
-
-
-def _block(pattern: Int8[np.ndarray, "height width"]) -> tuple[int, int, int]:
-    """Returns the row and column where the block starts, and n."""
-    rows, columns = np.nonzero(pattern)
-    if len(rows):
-        row, column = int(rows.min()), int(columns.min())
-        n = int(rows.max()) - row + 1
-        if columns.max() - column + 1 == n and len(rows) == n * n:
-            return row, column, n
-    raise InputError(
-        "watermark: its pattern is not one n x n block of -1 and 1; give what transform returns"
-    )
 
 
 def _draw_pattern(
