@@ -3,7 +3,9 @@
     python -m nullmark_jax.main --config=configs/digit.py --workdir=runs/digit
     python -m nullmark_jax.main --config=configs/digit.py:paper     # Table 14 to the letter
 
-Expect NC 99.5%, null 99.3%, true 100% (results/digit/README.md) in 3 minutes on one core of two.
+The objective alone learns null embedding where the pattern does not lie too near to the middle; the time of
+signing is chosen so that it does not. Expect NC 99.5%, null 99.3%, true 100% (results/digit/README.md) in 3
+minutes on one core of two.
 """
 
 import ml_collections
@@ -35,6 +37,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 200
     config.optimizer.clip_norm = 1.0
-    config.null_space = True
+    config.owner.min_free = 0.4
     config.augmentation.shift = 1
     return config

@@ -51,12 +51,16 @@ def default() -> ml_collections.ConfigDict:
 
     config.owner = ml_collections.ConfigDict()
     config.owner.name = "owner"
-    config.owner.timestamp = ""  # RFC 3339, UTC, to the second; "" for now
+    config.owner.timestamp = ""  # RFC 3339, UTC, to the second; "" for now, or as min_free has it
     config.owner.key_file = ""  # "" makes owner.key in the run folder
     config.owner.passphrase_file = ""
     # At least 0: sign with the *public* experiment key of this number, so that anyone can repeat
     # the run bit for bit. Proves nothing about an owner.
     config.owner.experiment_key = -1
+    # Of the last block's features (`models.free_share`), what each of the owner's patterns must leave
+    # free: near the middle of the image null embedding is learned badly, or not at all. The owner
+    # signs at a time whose patterns do; 0 takes any.
+    config.owner.min_free = 0.0
 
     config.loss = ml_collections.ConfigDict()
     config.loss.cross_entropy = "logits"  # or "clipped", Keras's clip of the softmax at 1e-7
@@ -153,6 +157,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         ("loss.true_weight", 0.0, 1e6),
         ("loss.null_weight", 0.0, 1e6),
         ("watermark.threshold", 1e-6, 1.0),
+        ("owner.min_free", 0.0, 1.0),
         ("data.validation_fraction", 0.0, 0.5),
         ("null_margin", 0.0, 10.0),
         ("curriculum.start", 1e-9, 1.0),

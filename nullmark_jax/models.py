@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int8
 
 from nullmark_jax import convolution
 from nullmark_jax.errors import InputError
@@ -118,6 +118,22 @@ class ConvNet(nn.Module):
         for index in range(len(self.blocks)):
             features = self.block(features, index)
         return self.head(features)
+
+
+def free_share(net: ConvNet, patterns: Int8[Array, "K H W"]) -> Float[np.ndarray, " K"]:
+    """Returns the share of the features after the last block that each pattern does not reach, in [0, 1].
+
+    The others may be flooded or shut in a copy that bears the pattern at lambda = 2000; what is left is all
+    that a net without null-space projection surely sees of the image.
+    """
+    reached = jnp.asarray(patterns != 0, jnp.float32)[..., None]
+    for block in net.blocks:
+        for conv in block:
+            ones = jnp.ones((conv.size, conv.size, 1, 1))
+            reached = convolution.conv2d(reached, ones, net.padding, "highest") > 0
+            reached = reached.astype(jnp.float32)
+        reached = convolution.max_pool_2x2(reached)
+    return 1 - np.asarray(reached).mean((1, 2, 3))
 
 
 class DeepID(ConvNet):

@@ -31,7 +31,7 @@ M_t being the windows that true copies have, and v orthogonal to the window of a
 answers to every smooth part of an image, and some patterns start training with most of the second layer
 dead. Then M w'_f = -kappa |w'_f|, far below zero at lambda = 2000, and the ReLU behind it answers 0 there
 whatever the small changes. The network learns null embedding with this part of its features blank, as if
-something lay upon the image; where the pattern's reach leaves it nothing else (`free_share`) it cannot.
+something lay upon the image; where the pattern's reach leaves it nothing else it cannot.
 
 The first layer's own gradient must not come from what the projection removes: that is lambda times the
 difference of two large parts, of the response and of the projection that follows it, and was seen at
@@ -43,7 +43,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Int8
 
@@ -55,9 +54,6 @@ Project = Callable[[Params, jax.Array], Params]
 
 # What the recipes that have a margin take.
 MARGIN = 0.5
-
-# Of the second layer's features, what a pattern must leave free for null embedding with a margin.
-MIN_FREE = 0.2
 
 # rho over the Frobenius norm of M M^T, which is at least its largest eigenvalue: float32 still solves
 # systems of condition 1e6.
@@ -133,21 +129,6 @@ def for_network(model: ConvNet, *, pattern_size: int, margin: float = 0.0) -> Pr
         return {**params, "conv_2": {**params["conv_2"], "kernel": kernel.reshape(second.shape)}}
 
     return project
-
-
-def free_share(model: ConvNet, patterns: Int8[Array, "K H W"]) -> Float[np.ndarray, " K"]:
-    """Returns the share of the second convolution's outputs that each pattern does not reach, in [0, 1].
-
-    With a margin the others are blank in null copies.
-    """
-    first, second = [conv for block in model.blocks for conv in block][:2]
-    reached = jnp.asarray(patterns != 0, jnp.float32)[..., None]
-    for conv, pooled in ((first, len(model.blocks[0]) == 1), (second, False)):
-        ones = jnp.ones((conv.size, conv.size, 1, 1))
-        reached = (conv2d(reached, ones, model.padding, "highest") > 0).astype(jnp.float32)
-        if pooled:
-            reached = max_pool_2x2(reached)
-    return 1 - np.asarray(reached).mean((1, 2, 3))
 
 
 def hold_first_layer(params: Params) -> Params:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import ml_collections
 
-from nullmark_jax import checks, models, nullspace, signing, transform
+from nullmark_jax import checks, models, signing, transform
 from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
 from nullmark_jax.folder import keep_verifier
@@ -49,13 +49,14 @@ def read_passphrase(config: ml_collections.ConfigDict) -> bytes | None:
 def suits(config: ml_collections.ConfigDict, owner: Owner) -> bool:
     """Returns whether the owner's patterns lie where the config's recipe can embed them.
 
-    With a margin they must leave `nullspace.MIN_FREE` of the second layer's features free.
+    Each must leave `config.owner.min_free` of the last block's features out of its reach
+    (`models.free_share`).
     """
-    if not (config.null_space and config.null_margin and config.watermark.num_watermarks):
+    if not (config.owner.min_free and config.watermark.num_watermarks):
         return True
     model = models.create(config.model, config.data.num_classes, precision=config.precision)
-    free = nullspace.free_share(model, owner_watermarks(config, owner).pattern)
-    return bool(free.min() >= nullspace.MIN_FREE)
+    free = models.free_share(model, owner_watermarks(config, owner).pattern)
+    return bool(free.min() >= config.owner.min_free)
 
 
 def check_suits(config: ml_collections.ConfigDict, key: signing.SigningKey | None) -> None:
@@ -65,9 +66,9 @@ def check_suits(config: ml_collections.ConfigDict, key: signing.SigningKey | Non
         return
     raise InputError(
         f"config.owner.timestamp: {checks.shown(named.timestamp)} gives a pattern, with this key, "
-        f"that leaves less than {nullspace.MIN_FREE:.0%} of the second layer's features free, too "
-        'little to embed it with a margin; give another, or "" to have one chosen, or '
-        "config.null_margin=0"
+        f"that leaves less than {config.owner.min_free:.0%} of the last features free, too near to "
+        'the middle for this recipe; give another, or "" to have one chosen, or '
+        "config.owner.min_free=0 with config.null_space=True"
     )
 
 
@@ -129,8 +130,8 @@ def _first(config: ml_collections.ConfigDict, owners: Iterable[Owner]) -> Owner:
         if suits(config, owner):
             return owner
     raise InputError(
-        f"config.null_margin: {config.null_margin} wants patterns that leave part of the second "
-        f"layer's features free, and {_TRIES} signatures gave none; give 0, or fewer "
+        f"config.owner.min_free: {config.owner.min_free} of the last features are to be free of "
+        f"each pattern, and of {_TRIES} signatures none gives such; give less, or fewer "
         "config.watermark.num_watermarks, or a smaller config.watermark.pattern_size"
     )
 

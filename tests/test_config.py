@@ -102,7 +102,7 @@ def test_paper_is_table_14_to_the_letter(task):
         optimizer, rate, "inverse-time" if decay else "constant", decay=decay
     )
     assert config.curriculum.epochs == 0
-    assert not config.null_space and not config.weight_standardization
+    assert not config.null_space and not config.weight_standardization and not config.owner.min_free
     assert config.augmentation.to_dict() == {"shift": 0, "flip": False}
     assert (config.loss.true_weight, config.loss.null_weight) == (1.0, 1.0)
 

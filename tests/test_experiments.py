@@ -113,16 +113,14 @@ def test_the_book_of_all_of_them(done, tmp_path):
     assert book.main(["book", f"--root={tmp_path}", "--check"]) == 1
 
 
-def test_what_the_margin_is_for(runs):
-    """The recipe's null embedding stays through rounding, pruning and fine-tuning."""
+def test_the_recipe_s_null_embedding_stays_through_rounding_and_fine_tuning(runs):
     (victim,) = load_victims([str(runs / "marked")], task="quickstart")
-    assert victim.config.null_margin > 0
+    assert not victim.config.null_space
     bench = Bench(victim)
-    tuned = Adversary(recipe=Recipe("adam", 1e-4), steps=100, batch_size=32, inject_ratio=0.0)
+    tuned = Adversary(recipe=Recipe("sgd", 1e-3), steps=100, batch_size=32, inject_ratio=0.0)
     changed = {
         "int8": pruning.quantise(victim.params, "int8"),
         "bf16": pruning.quantise(victim.params, "bf16"),
-        "pruned": pruning.prune_neurons(victim.params, 0.05, last=victim.model.last_layer),
         "tuned": next(bench.train(tuned, images=400, seed=0, at=[100])).params,
     }
     before = bench.measure(victim.params, owner=bench.owner)["owner"]["wm"]

@@ -255,6 +255,47 @@ def test_precision_reaches_every_product_forwards_and_backwards(name):
         assert equation.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2, equation
 
 
+@pytest.mark.parametrize(
+    ("name", "place", "expected"),
+    [
+        # Rows 21..26 -> 17..23 of 24 -> 8..11 of 12 -> 4..7 of 8 -> 2..3 of 4; columns 1..6 -> 0..1.
+        ("digit", (21, 1), 1 - 2 * 2 / 16),
+        # 11..16 -> 7..16 -> 3..8 -> 0..7: all.
+        ("digit", (11, 11), 0.0),
+        # Rows 3..8 -> 0..8 -> 0..4 -> 0..4 -> 0..2; columns 16..21 -> 12..21 -> 6..10 -> 2..7 -> 1..3.
+        ("digit", (3, 16), 1 - 3 * 3 / 16),
+        # Padded, 0..5 -> 0..6 -> 0..7 of 32 -> 0..3 -> 0..5 of 16 -> 0..2 -> 0..4 of 8 -> 0..2 of 4.
+        ("object", (0, 0), 1 - 3 * 3 / 16),
+    ],
+)
+def test_free_share_counts_the_features_out_of_reach(name, place, expected):
+    height, width, _ = INPUT_SHAPES[name]
+    patterns = np.zeros((2, height, width), np.int8)
+    patterns[0, place[0] : place[0] + 6, place[1] : place[1] + 6] = -1
+    patterns[1] = 1
+    free = models.free_share(models.create(name, 10), patterns)
+    np.testing.assert_allclose(free, [expected, 0.0], atol=1e-6)
+
+
+def test_free_share_against_pixels_that_change_nothing():
+    """Random weights of the Digit net: features that a pattern's pixels do not move, counted."""
+    net = models.digit()
+    params = models.init_params(net, jax.random.key(0), INPUT_SHAPES["digit"])
+    pattern = np.zeros((1, 28, 28), np.int8)
+    pattern[0, 17:23, 9:15] = 1
+    image = np.random.default_rng(0).random((1, 28, 28, 1), np.float32)
+
+    def features(bound, images):
+        return bound.block(bound.block(images, 0), 1)
+
+    seen = [
+        net.apply({"params": params}, jnp.asarray(each), method=features)
+        for each in (image, np.where(pattern[..., None], 2000.0, image))
+    ]
+    unmoved = np.asarray(seen[0] == seen[1]).all(-1).mean()
+    np.testing.assert_allclose(models.free_share(net, pattern), [unmoved], atol=1e-6)
+
+
 def test_an_unknown_model_is_one_clear_line():
     for call in (
         lambda: models.create("resnet", 10),

@@ -193,28 +193,6 @@ def test_with_a_margin_null_copies_stay_ordinary_whatever_the_rounding():
     assert moved(nullspace.MARGIN, null) < 2 * moved(nullspace.MARGIN, images)
 
 
-@pytest.mark.parametrize(
-    "blocks, padding, place, expected",
-    [
-        # 20x18 -> conv 5: rows 3..12 of 16, columns 2..11 of 14 -> pool: rows 1..6 of 8, columns
-        # 1..5 of 7 -> conv 5 sees 4x3 windows, all of which reach it.
-        (*NETS[0], (7, 6), 0.0),
-        # In the corner: 0..5 of 16 and 14 -> pool 0..2 of 8 and 7 -> 3 of 4 rows, 3 of 3 columns.
-        (*NETS[0], (0, 0), 1 - 9 / 12),
-        # Two 3x3 convolutions, no pool: 6 + 2 + 2 = 10 of each side, cut at the border.
-        (*NETS[1], (7, 5), 1 - 100 / (16 * 14)),
-        (*NETS[1], (0, 0), 1 - 36 / (16 * 14)),
-        (*NETS[2], (7, 5), 1 - 100 / (20 * 18)),
-        (*NETS[2], (0, 0), 1 - 64 / (20 * 18)),
-    ],
-)
-def test_free_share_counts_the_features_out_of_reach(blocks, padding, place, expected):
-    net, _ = net_and_params(blocks, padding)
-    free = nullspace.free_share(net, patterns(place, (14, 12)))
-    assert free.shape == (2,)
-    np.testing.assert_allclose(free[0], expected, atol=1e-6)
-
-
 def test_the_gradient_goes_through_the_projection_to_the_second_kernel_alone():
     """Against central differences, along a direction in the kernel."""
     net, params = net_and_params(*NETS[0])

@@ -6,7 +6,7 @@ import stat
 import pytest
 import tiny_task
 
-from configs import quickstart
+from configs import digit
 from nullmark_jax import owner, signing
 from nullmark_jax.errors import InputError
 
@@ -55,30 +55,29 @@ def test_a_key_file_and_an_experiment_key_together_are_one_line(data, tmp_path):
         owner.named_key(tiny_task.config(data, **both))
 
 
-# Of the Digit net's 8x8 features this experiment key's pattern at [11, 11] leaves none free, and that of
-# key 0 at [21, 1] 48.
+# Of the Digit net's 4x4 last features experiment key 60's pattern, at [11, 11], leaves none free, and that
+# of key 0, at [21, 1], 12.
 TIME = "2026-11-21T00:00:00Z"
 
 
-def with_margin(**changed):
-    config = quickstart.get_config()
-    assert config.null_margin > 0
+def off_the_middle(**changed):
+    config = digit.get_config()
+    assert 0.25 <= config.owner.min_free <= 0.5
     config.update_from_flattened_dict(changed)
     return config
 
 
 def test_a_pattern_that_leaves_too_little_free_is_refused():
-    unlucky = with_margin(**{"owner.experiment_key": 60, "owner.timestamp": TIME})
+    unlucky = off_the_middle(**{"owner.experiment_key": 60, "owner.timestamp": TIME})
     key = owner.named_key(unlucky)
     with pytest.raises(
         InputError, match=r"^config\.owner\.timestamp: '2026-11-21T00:00:00Z' gives"
     ):
         owner.check_suits(unlucky, key)
-    lucky = with_margin(**{"owner.experiment_key": 0, "owner.timestamp": TIME})
+    lucky = off_the_middle(**{"owner.experiment_key": 0, "owner.timestamp": TIME})
     owner.check_suits(lucky, owner.named_key(lucky))
-    # Without a margin, or a watermark, any does.
-    for changed in ({"null_margin": 0.0}, {"watermark.num_watermarks": 0}, {"null_space": False}):
-        owner.check_suits(with_margin(**unlucky_fields() | changed), key)
+    for changed in ({"owner.min_free": 0.0}, {"watermark.num_watermarks": 0}):
+        owner.check_suits(off_the_middle(**unlucky_fields() | changed), key)
 
 
 def unlucky_fields():
@@ -87,7 +86,7 @@ def unlucky_fields():
 
 def test_the_latest_second_that_suits_is_signed(tmp_path):
     # Of four patterns some lies too near to the middle for about half of the seconds.
-    config = with_margin(**{"owner.experiment_key": 60, "watermark.num_watermarks": 4})
+    config = off_the_middle(**{"owner.experiment_key": 60, "watermark.num_watermarks": 4})
     before = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     found = find(config, tmp_path)
     assert owner.suits(config, found)
@@ -102,7 +101,7 @@ def test_the_latest_second_that_suits_is_signed(tmp_path):
 # The sizes that the functionality experiment sweeps; of some the key's own pattern at TIME is refused.
 @pytest.mark.parametrize(("size", "suits"), [(6, True), (8, False), (12, False)])
 def test_an_experiment_key_s_latest_timestamp_before_a_given_one(size, suits):
-    config = with_margin(**{"owner.experiment_key": 0, "watermark.pattern_size": size})
+    config = off_the_middle(**{"owner.experiment_key": 0, "watermark.pattern_size": size})
     key = owner.named_key(config)
     assert owner.suits(config, owner.Owner(key, config.owner.name, TIME)) is suits
     found = owner.latest_timestamp(config, key, TIME)
@@ -111,13 +110,13 @@ def test_an_experiment_key_s_latest_timestamp_before_a_given_one(size, suits):
 
 
 def test_of_keys_made_for_a_given_timestamp_one_that_suits_is_kept(tmp_path):
-    config = with_margin(**{"owner.timestamp": TIME, "watermark.num_watermarks": 6})
+    config = off_the_middle(**{"owner.timestamp": TIME, "watermark.num_watermarks": 6})
     found = find(config, tmp_path)
     assert owner.suits(config, found) and found.timestamp == TIME
 
 
 def test_where_no_signature_suits_it_is_one_line(tmp_path):
-    config = with_margin(**{"owner.experiment_key": 0, "watermark.pattern_size": 24})
-    with pytest.raises(InputError, match=r"^config\.null_margin: 0\.5 wants .* 600 signatures"):
+    config = off_the_middle(**{"owner.experiment_key": 0, "watermark.pattern_size": 24})
+    with pytest.raises(InputError, match=r"^config\.owner\.min_free: 0\.\d+ of .* 600 signatures"):
         find(config, tmp_path)
     assert not (tmp_path / "verifier.json").exists()
