@@ -80,6 +80,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         run.watermark.update(changes)
         run.owner.timestamp = latest_timestamp(run, signing.experiment_key(seed), _TIMESTAMP)
         if config.epochs:
+            run.curriculum.epochs *= config.epochs / run.epochs
             run.epochs = config.epochs
             run.optimizer.warmup_steps = min(run.optimizer.warmup_steps, 10)
 
