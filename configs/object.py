@@ -3,8 +3,8 @@
     python -m nullmark_jax.main --config=configs/object.py --workdir=runs/object
     python -m nullmark_jax.main --config=configs/object.py:paper     # Table 14 to the letter
 
-The recipe without :paper was chosen on held-out images; what it reaches stands in results/object/README.md. The
-objective alone learns null embedding where the pattern does not lie in the middle, lambda rising slowly.
+The recipe without :paper was chosen on held-out images; what it reaches stands in results/object/README.md.
+The objective alone learns null embedding where the pattern does not lie in the middle, lambda rising slowly.
 About an hour on one core.
 """
 
