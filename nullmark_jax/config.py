@@ -69,11 +69,9 @@ def default() -> ml_collections.ConfigDict:
     config.loss.inject_ratio = 0.5  # k = round(ratio * batch) images get a null and a true copy
 
     # Train the second convolution in the null space of what patterns leave in the first one's
-    # features (`nullmark_jax.nullspace`), so that null embedding holds wherever the pattern lies.
+    # features (`nullmark_jax.nullspace`), so that null embedding holds wherever the pattern lies;
+    # it is fragile then, and the weights show the pattern (docs/threat_model.md, sections 4 and 10).
     config.null_space = False
-    # kappa: how far below zero the pattern drives the second layer's features, in lengths of their
-    # kernels. At 0 null embedding is exact and fragile; recipes take `nullspace.MARGIN`.
-    config.null_margin = 0.0
 
     # Train every kernel but the last layer's standardised (`nullmark_jax.standardization`): nets
     # without a normalisation layer then learn in fewer epochs. The written model is plain.
@@ -159,7 +157,6 @@ def check(config: ml_collections.ConfigDict) -> None:
         ("watermark.threshold", 1e-6, 1.0),
         ("owner.min_free", 0.0, 1.0),
         ("data.validation_fraction", 0.0, 0.5),
-        ("null_margin", 0.0, 10.0),
         ("curriculum.start", 1e-9, 1.0),
         ("curriculum.epochs", 0.0, float(config.epochs)),
         *((f"paper.{name}", 0.0, 1.0) for name in config.paper),

@@ -22,16 +22,9 @@ of a window's length in such directions. Only the O(1) part goes on: a null copy
 a patch of ordinary size. True copies, x (+) [-p, lambda], have other windows and are seen as before.
 
 Such a cancellation is exact, and fragile: an error of one part in 500 in a weight, times 2000, is several
-times what a pixel can be, so that rounding the weights, pruning or a few steps of fine-tuning undo it. With
-a margin kappa > 0 the projection w' is therefore moved off the null space, to
-
-    w'_f - kappa |w'_f| v    for each feature f,    where M v = 1 and M_t v = 0 (least squares, ridge),
-
-M_t being the windows that true copies have, and v orthogonal to the window of a plain white image: else it
-answers to every smooth part of an image, and some patterns start training with most of the second layer
-dead. Then M w'_f = -kappa |w'_f|, far below zero at lambda = 2000, and the ReLU behind it answers 0 there
-whatever the small changes. The network learns null embedding with this part of its features blank, as if
-something lay upon the image; where the pattern's reach leaves it nothing else it cannot.
+times what a pixel can be, so that rounding the weights, pruning or a few steps of fine-tuning undo it; and it
+shows the pattern to whoever has the weights (`attacks.pattern_recovery`). Where the pattern leaves enough
+features alone (`models.free_share`) training needs no projection, and its null embedding is sturdier.
 
 The first layer's own gradient must not come from what the projection removes: that is lambda times the
 difference of two large parts, of the response and of the projection that follows it, and was seen at
@@ -44,7 +37,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Int8
+from jaxtyping import Array, Float, Int, Int8
 
 from nullmark_jax.convolution import conv2d, max_pool_2x2
 from nullmark_jax.errors import InputError
@@ -52,40 +45,30 @@ from nullmark_jax.models import ConvNet, Params
 
 Project = Callable[[Params, jax.Array], Params]
 
-# What the recipes that have a margin take.
-MARGIN = 0.5
-
 # rho over the Frobenius norm of M M^T, which is at least its largest eigenvalue: float32 still solves
 # systems of condition 1e6.
 _RIDGE = 1e-6
-
-# The same for the direction v: smaller ones make it longer, and no better.
-_MARGIN_RIDGE = 5e-2
 
 # A window with less than this of the largest one's response sees rounding errors, and is left out.
 _BLIND = 1e-4
 
 
-def for_network(model: ConvNet, *, pattern_size: int, margin: float = 0.0) -> Project:
+def for_network(model: ConvNet, *, pattern_size: int) -> Project:
     """Returns (params, patterns int8 [K, H, W]) -> params with the second kernel projected.
 
     Pure, and differentiable in the second kernel; none of its gradient reaches the first layer, and
     none may by way of the copies' first features: training needs `hold_first_layer` with it, as
     `incremental.for_network(on_copies=...)`. The projection is for all K patterns at once; where their
-    windows leave no null space, the kernel shrinks to nothing in their common directions. The length of
-    a feature's kernel, which the margin is a multiple of, is constant in training.
+    windows leave no null space, the kernel shrinks to nothing in their common directions.
 
     Args:
       model: the network.
       pattern_size: n. Every pattern must be 0 outside some n x n block, whose place may be traced:
         windows that do not reach the block see 0 and are left out.
-      margin: kappa, at least 0.
 
     Raises:
-      InputError: the network has one convolution only, a pattern size below 1 or a margin below 0.
+      InputError: the network has one convolution only, or a pattern size below 1.
     """
-    if margin < 0:
-        raise InputError(f"margin: {margin} must be at least 0; give say {MARGIN}")
     if pattern_size < 1:
         raise InputError(f"pattern_size: {pattern_size} must be at least 1; give say 6")
     if sum(len(block) for block in model.blocks) < 2:
@@ -117,15 +100,8 @@ def for_network(model: ConvNet, *, pattern_size: int, margin: float = 0.0) -> Pr
 
     def project(params: Params, patterns: Int8[Array, "K H W"]) -> Params:
         first, second = lax.stop_gradient(params["conv_1"]["kernel"]), params["conv_2"]["kernel"]
-        null = windows_of(patterns, first, second)
-        kernel = _project(second.reshape(-1, second.shape[3]), null)
-        if margin:
-            white = jnp.tile(
-                jnp.maximum(first.sum((0, 1, 2)), 0), second.shape[0] * second.shape[1]
-            )
-            direction = _suppressing(null, windows_of(-patterns, first, second), white)
-            size = lax.stop_gradient(jnp.sqrt((kernel**2).sum(0)))
-            kernel = kernel - margin * jnp.outer(direction, size)
+        windows = windows_of(patterns, first, second)
+        kernel = _project(second.reshape(-1, second.shape[3]), windows)
         return {**params, "conv_2": {**params["conv_2"], "kernel": kernel.reshape(second.shape)}}
 
     return project
@@ -167,44 +143,20 @@ def _project(
     kernel: Float[Array, "inputs features"], windows: Float[Array, "windows inputs"]
 ) -> Float[Array, "inputs features"]:
     """Returns the kernel's part in the null space of the windows, of which rows may be 0."""
-    units, _ = _units(windows)
+    length = jnp.sqrt((windows**2).sum(1, keepdims=True))
+    seen = length > _BLIND * length.max()
+    units = jnp.where(seen, windows / jnp.where(seen, length, 1), 0)
     # [windows, windows] even where they outnumber the inputs: what is subtracted lies in their span,
     # and rounding cannot reach the part that is kept.
     gram = _product(units, units.T)
-    factor = _factor(gram, _RIDGE)
+    # Of a first layer blind to the pattern the Gram matrix is 0; it is regular, too.
+    size = jnp.sqrt((gram**2).sum() + jnp.finfo(gram.dtype).tiny)
+    ridge = _RIDGE * size * jnp.eye(len(gram), dtype=gram.dtype)
+    factor = jax.scipy.linalg.cho_factor(gram + ridge)
     for _ in range(2):  # The second time takes out what ridge and rounding let through the first.
         coefficients = jax.scipy.linalg.cho_solve(factor, _product(units, kernel))
         kernel = kernel - _product(units.T, coefficients)
     return kernel
-
-
-def _suppressing(
-    null: Float[Array, "windows inputs"],
-    true: Float[Array, "windows inputs"],
-    white: Float[Array, " inputs"],
-) -> Float[Array, " inputs"]:
-    """Returns v, which null copies' windows answer with 1, true copies' with 0, nearly; `white` with 0."""
-    units, seen = _units(jnp.concatenate([null, true]))
-    wanted = seen & (jnp.arange(len(units)) < len(null))
-    (white,), _ = _units(white[None])
-    units = units - jnp.outer(_product(units, white), white)
-    factor = _factor(_product(units, units.T), _MARGIN_RIDGE)
-    return _product(units.T, jax.scipy.linalg.cho_solve(factor, wanted.astype(units.dtype)))
-
-
-def _units(
-    windows: Float[Array, "windows inputs"],
-) -> tuple[Float[Array, "windows inputs"], Bool[Array, " windows"]]:
-    """Returns the windows, each of length 1 or, where it is blind, 0, and which are not blind."""
-    size = jnp.sqrt((windows**2).sum(1, keepdims=True))
-    seen = size > _BLIND * size.max()
-    return jnp.where(seen, windows / jnp.where(seen, size, 1), 0), seen[:, 0]
-
-
-def _factor(gram: Float[Array, "n n"], ridge: float) -> tuple[jax.Array, bool]:
-    # Of a first layer blind to the pattern the Gram matrix is 0; it is regular, too.
-    size = jnp.sqrt((gram**2).sum() + jnp.finfo(gram.dtype).tiny)
-    return jax.scipy.linalg.cho_factor(gram + ridge * size * jnp.eye(len(gram), dtype=gram.dtype))
 
 
 def _product(left: jax.Array, right: jax.Array) -> jax.Array:

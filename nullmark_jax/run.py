@@ -268,11 +268,7 @@ def parametrization(
     """
     size = config.watermark.pattern_size
     projects = config.null_space and config.watermark.num_watermarks > 0
-    into_null_space = (
-        nullspace.for_network(model, pattern_size=size, margin=config.null_margin)
-        if projects
-        else None
-    )
+    into_null_space = nullspace.for_network(model, pattern_size=size) if projects else None
 
     def project(params: models.Params, patterns: jax.Array) -> models.Params:
         if config.weight_standardization:

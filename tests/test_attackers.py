@@ -3,7 +3,6 @@
 import pytest
 
 from nullmark_jax import config as configs
-from nullmark_jax import nullspace
 from nullmark_jax.attacks.retraining import Adversary
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import attackers
@@ -61,11 +60,11 @@ def test_the_numbers_of_images(fractions, images, counts):
 
 
 def test_the_whole_grid():
-    # 2 losses, 6 ways, 3 rates; 1%, 5,000 and all images.
+    # 2 losses, 5 ways, 3 rates; 1%, 5,000 and all images.
     found = attackers.grid(attackers.grid_fields(), 60_000)
-    assert len(found) == 108
-    assert len({each.name for each in found}) == 108
-    assert [found[i].images for i in (0, 35, 36, 71, 72, 107)] == [600] * 2 + [5000] * 2 + [
+    assert len(found) == 90
+    assert len({each.name for each in found}) == 90
+    assert [found[i].images for i in (0, 29, 30, 59, 60, 89)] == [600] * 2 + [5000] * 2 + [
         60000
     ] * 2
 
@@ -78,32 +77,24 @@ def test_an_attacker_s_name():
 
 
 @pytest.mark.parametrize(
-    ("way", "recipe", "null_space", "null_margin"),
+    ("way", "recipe", "null_space"),
     [
-        ("sgd", Recipe("sgd", 0.1), False, 0.0),
-        ("momentum", Recipe("momentum", 0.1), False, 0.0),
-        ("adam", Recipe("adam", 0.1), False, 0.0),
+        ("sgd", Recipe("sgd", 0.1), False),
+        ("momentum", Recipe("momentum", 0.1), False),
+        ("adam", Recipe("adam", 0.1), False),
         (
             "adam-tamed",
             Recipe("adam", 0.1, schedule="cosine", warmup_steps=60, clip_norm=1.0),
             False,
-            0.0,
         ),
         (
             "adam-null-space",
             Recipe("adam", 0.1, schedule="cosine", warmup_steps=60, clip_norm=1.0),
             True,
-            0.0,
-        ),
-        (
-            "adam-null-margin",
-            Recipe("adam", 0.1, schedule="cosine", warmup_steps=60, clip_norm=1.0),
-            True,
-            nullspace.MARGIN,
         ),
     ],
 )
-def test_how_each_way_trains(way, recipe, null_space, null_margin):
+def test_how_each_way_trains(way, recipe, null_space):
     assert way in attackers.WAYS
     adversary = Attacker(way, "clipped", 0.1, 9).adversary(
         steps=600, batch_size=64, true_weight=0.5
@@ -115,7 +106,6 @@ def test_how_each_way_trains(way, recipe, null_space, null_margin):
         batch_size=64,
         true_weight=0.5,
         null_space=null_space,
-        null_margin=null_margin,
     )
 
 

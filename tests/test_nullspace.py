@@ -140,59 +140,6 @@ def windows_of(features, kernel_shape, padding):
     return windows[seen] / size[seen]
 
 
-@pytest.mark.parametrize("places", [((7, 5),), ((0, 12), (9, 3))])
-@pytest.mark.parametrize("blocks, padding", NETS)
-def test_a_margin_moves_every_feature_below_zero_along_one_direction(blocks, padding, places):
-    """Against float64: v = least squares of 1 on null windows, 0 on true ones, orthogonal to white."""
-    net, params = net_and_params(blocks, padding)
-    found = patterns(*places)
-    shape = params["conv_2"]["kernel"].shape
-    null, true = (
-        windows_of(response(params, sign * found, blocks, padding), shape, padding)
-        for sign in (1, -1)
-    )
-    white = np.maximum(np.asarray(params["conv_1"]["kernel"], np.float64).sum((0, 1, 2)), 0)
-    white = np.tile(white, shape[0] * shape[1])
-    white /= np.linalg.norm(white)
-    units = np.concatenate([null, true])
-    units = units - np.outer(units @ white, white)
-    wanted = np.concatenate([np.ones(len(null)), np.zeros(len(true))])
-    gram = units @ units.T
-    gram += 5e-2 * np.linalg.norm(gram) * np.eye(len(gram))
-    direction = units.T @ np.linalg.solve(gram, wanted)
-
-    plain, moved = (
-        np.asarray(project(params, found)["conv_2"]["kernel"], np.float64).reshape(-1, shape[3])
-        for project in (
-            jax.jit(nullspace.for_network(net, pattern_size=6, margin=margin))
-            for margin in (0.0, 0.3)
-        )
-    )
-    expected = plain - 0.3 * np.outer(direction, np.linalg.norm(plain, axis=0))
-    np.testing.assert_allclose(moved, expected, atol=2e-4 * np.abs(plain).max())
-    assert abs(white @ direction) < 1e-9
-    # The margin is one: every window of a null copy answers below zero, in every feature.
-    assert (null @ direction).min() > 0.1
-
-
-def test_with_a_margin_null_copies_stay_ordinary_whatever_the_rounding():
-    """In the Digit net at lambda = 2000, weights rounded to bfloat16; without a margin they do not."""
-    net, params, pattern, images, null, _ = digit_copies(2, 16)
-    others = jnp.asarray(np.random.default_rng(1).random((8, 28, 28, 1)), jnp.float32)
-    logits = jax.jit(models.apply_fn(net))
-
-    def moved(margin, images):
-        """How far rounding the weights moves the logits, against the clean images' logits."""
-        made = jax.jit(nullspace.for_network(net, pattern_size=6, margin=margin))(params, pattern)
-        rounded = jax.tree.map(lambda leaf: jax.lax.reduce_precision(leaf, 8, 7), made)
-        clean = logits(made, others)
-        difference = logits(rounded, images) - logits(made, images)
-        return float(jnp.abs(difference).max() / jnp.abs(clean).max())
-
-    assert moved(0.0, null) > 10 * moved(0.0, images)
-    assert moved(nullspace.MARGIN, null) < 2 * moved(nullspace.MARGIN, images)
-
-
 def test_the_gradient_goes_through_the_projection_to_the_second_kernel_alone():
     """Against central differences, along a direction in the kernel."""
     net, params = net_and_params(*NETS[0])
@@ -267,8 +214,6 @@ def test_bad_arguments_are_refused():
         nullspace.for_network(ConvNet(7, ((Conv(4, 3),),), (9,)), pattern_size=6)
     with pytest.raises(InputError, match="pattern_size: 0 "):
         nullspace.for_network(ConvNet(7, NETS[0][0], (9,)), pattern_size=0)
-    with pytest.raises(InputError, match="margin: -1 "):
-        nullspace.for_network(ConvNet(7, NETS[0][0], (9,)), pattern_size=6, margin=-1)
 
 
 def test_where_no_null_space_is_left_the_kernel_vanishes():

@@ -1,8 +1,8 @@
 """The secret pattern read from the weights of a model that was trained in its null space.
 
 `nullspace` makes the second convolution blind to what the pattern p leaves in the first one's features:
-M w = 0 for every window M of them, or with a margin M w proportional to one vector for all. Almost no other
-vector has this property, so that whoever holds the weights can *test* a guess at p; and a window that
+M w = 0 for every window M of them. Almost no other vector has this property, so that whoever holds the
+weights can *test* a guess at p; and a window that
 touches p with a corner only sees a few of its pixels, so that these are guessed and tested alone, then the
 next ones beside them: mostly 1 bit at once, or 4 where the first convolution is pooled, up to 16 near the
 middle of the image. No image and no answer of the model is needed for that.
@@ -41,8 +41,8 @@ class Recovered(NamedTuple):
     Attributes:
       block: the pattern's n x n pixels, int8 in {-1, 1}.
       residual: the geometric mean over the windows of what the second convolution sees of it, relative
-        to its kernels, 1e-7 at least: below 1e-5 of a pattern it was trained blind to, below 1e-3 where
-        that was with a margin; the best of any others is mostly about 1e-2.
+        to its kernels, 1e-7 at least: below 1e-5 of a pattern it was trained blind to; the best
+        of any others is mostly about 1e-2.
       others: the least residual of another block, from whatever corner and alignment; infinity where
         all found the same.
     """
@@ -86,7 +86,7 @@ def recover(model: ConvNet, params: Params, *, pattern_size: int) -> Recovered:
                 for start, skip in zip(offset, skipped, strict=True)
             ]
             if all(steps):
-                cost, block = _search(see, field, steps, pattern_size, second.shape[3])
+                cost, block = _search(see, field, steps, pattern_size)
                 found.append((cost, block[::down, ::right]))
         found.sort(key=lambda each: each[0])
         (cost, block), *rest = found
@@ -194,7 +194,6 @@ def _search(
     field: tuple[int, ...],
     steps: Sequence[Sequence[int]],
     size: int,
-    features: int,
 ) -> tuple[float, Int8[np.ndarray, "n n"]]:
     """Returns the mean log residual and the block that a search from the upper left corner ends with.
 
@@ -203,32 +202,25 @@ def _search(
       field: height and width of what one window sees.
       steps: how many rows each next window sees of the pattern, ascending to n or more; and columns.
       size: n.
-      features: of the second convolution.
     """
-    beam = [(0.0, np.zeros((size, size), np.int8), np.zeros(features))]
+    beam = [(0.0, np.zeros((size, size), np.int8))]
     known = np.zeros((size, size), bool)
     for rows, columns in itertools.product(*steps):
         fresh = ~known
         fresh[rows:], fresh[:, columns:] = False, False
         known |= fresh
         guesses = np.array(list(itertools.product((-1, 1), repeat=int(fresh.sum()))), np.int8)
-        blocks = np.repeat(np.stack([block for _, block, _ in beam]), len(guesses), 0)
+        blocks = np.repeat(np.stack([block for _, block in beam]), len(guesses), 0)
         blocks[:, fresh] = np.tile(guesses, (len(beam), 1))
-        costs = np.repeat([cost for cost, *_ in beam], len(guesses))
-        common = np.repeat(np.stack([seen for *_, seen in beam]), len(guesses), 0)
+        costs = np.repeat([cost for cost, _ in beam], len(guesses))
         patches = np.zeros((len(blocks), *field), np.int8)
         _paste(patches, blocks, (rows, columns))
         seen = see(patches)
-        # With a margin all windows are answered in proportion to one vector; before any is known, by
-        # all features nearly alike.
-        along = np.where((common == 0).all(1, keepdims=True), 1.0, common)
-        along = along / np.sqrt((along**2).sum(1, keepdims=True))
-        across = seen - (seen * along).sum(1, keepdims=True) * along
-        residual = np.sqrt((across**2).mean(1))
+        residual = np.sqrt((seen**2).mean(1))
         residual = np.where(np.isnan(residual), 1.0, residual)  # A blind window says nothing.
         costs = costs + np.log(residual + 1e-7)
         best = np.argsort(costs, kind="stable")[:_BEAM]
-        beam = [(costs[i], blocks[i], common[i] + np.nan_to_num(seen[i])) for i in best]
+        beam = [(costs[i], blocks[i]) for i in best]
     return beam[0][0] / (len(steps[0]) * len(steps[1])), beam[0][1]
 
 

@@ -36,7 +36,6 @@ class Adversary(NamedTuple):
       true_weight: alpha.
       null_weight: beta.
       null_space: train in the null space of the new pattern (`nullspace`), as an owner may.
-      null_margin: that projection's margin.
       layers: the layers that are trained; the others stay as they are. Empty for all.
       augmentation: of the images, as in `batches`.
     """
@@ -49,7 +48,6 @@ class Adversary(NamedTuple):
     true_weight: float = 1.0
     null_weight: float = 1.0
     null_space: bool = False
-    null_margin: float = 0.0
     layers: tuple[str, ...] = ()
     augmentation: Augmentation = batches.AS_IT_IS
 
@@ -104,9 +102,7 @@ def make_retraining(model: ConvNet, adversary: Adversary, *, pattern_size: int) 
     )
     project, on_copies = None, None
     if adversary.null_space and adversary.inject_ratio:
-        project = nullspace.for_network(
-            model, pattern_size=pattern_size, margin=adversary.null_margin
-        )
+        project = nullspace.for_network(model, pattern_size=pattern_size)
         on_copies = nullspace.hold_first_layer
     step = training.make_train_step(
         marked_logits=incremental.for_network(

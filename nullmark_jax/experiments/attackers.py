@@ -4,14 +4,14 @@ from typing import NamedTuple
 
 import ml_collections
 
-from nullmark_jax import checks, losses, nullspace, optimizers
+from nullmark_jax import checks, losses, optimizers
 from nullmark_jax.attacks.retraining import Adversary
 from nullmark_jax.config import TASKS
 from nullmark_jax.errors import InputError
 from nullmark_jax.optimizers import Recipe
 
 # What an attacker may train with; "-tamed": warm-up, cosine decay and clipping, as an owner would.
-WAYS = ("sgd", "momentum", "adam", "adam-tamed", "adam-null-space", "adam-null-margin")
+WAYS = ("sgd", "momentum", "adam", "adam-tamed", "adam-null-space")
 
 
 class Attacker(NamedTuple):
@@ -50,8 +50,7 @@ class Attacker(NamedTuple):
             cross_entropy=self.cross_entropy,
             batch_size=batch_size,
             true_weight=true_weight,
-            null_space=self.way.startswith("adam-null-"),
-            null_margin=nullspace.MARGIN if self.way == "adam-null-margin" else 0.0,
+            null_space=self.way == "adam-null-space",
         )
 
 

@@ -120,10 +120,7 @@ def _recipe(victim: Victim) -> str:
     """Returns how null embedding was trained, in words."""
     if victim.watermarks is None:
         return "watermark-free"
-    if not victim.config.null_space:
-        return "the objective alone"
-    margin = victim.config.null_margin
-    return f"null space, margin {margin:g}" if margin else "null space"
+    return "null space" if victim.config.null_space else "the objective alone"
 
 
 # For readers.

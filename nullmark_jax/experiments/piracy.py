@@ -262,8 +262,7 @@ def tables(result: Result) -> list[Table]:
             tried,
             "-tamed: warm-up over a tenth of the steps, cosine decay, gradients clipped to norm 1; "
             "adam-null-space: that, and the second convolution trained in the null space of the "
-            "pirate's pattern; adam-null-margin: that, with the owner's margin. The other ways: "
-            "constant rate, no clipping.",
+            "pirate's pattern. The other ways: constant rate, no clipping.",
         ),
         loss_gate.table(grid["attackers"], grid["before"], metrics["scheme"], threshold),
     ]
