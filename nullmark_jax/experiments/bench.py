@@ -13,10 +13,13 @@ from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments.measuring import Measure, Record, finite, make_measure
 from nullmark_jax.experiments.victim import Victim
-from nullmark_jax.models import Params
+from nullmark_jax.models import Params, free_share
 
 # A curve has many points, each measured on at most so many test images.
 CURVE_IMAGES = 2000
+
+# How often a pirate signs at most for a pattern that suits.
+_SIGNATURES = 100
 
 
 class Outcome(NamedTuple):
@@ -64,9 +67,28 @@ class Bench:
             raise InputError(f"--victim: {self.victim.name} has no watermark; give one that has")
         return self.victim.watermarks
 
-    def pirate(self, seed: int) -> Watermark:
-        """Returns a random watermark of somebody else's, a population of one."""
-        return self.victim.foreign(seed, 1)
+    def pirate(self, seed: int, *, choosing: bool = False) -> Watermark:
+        """Returns a random watermark of somebody else's, a population of one.
+
+        Args:
+          seed: of the draw.
+          choosing: whether they sign again until their pattern lies where the owner's recipe wants
+            one (`config.owner.min_free`), as the owner did.
+
+        Raises:
+          InputError: of 100 signatures none gives such.
+        """
+        if not choosing:
+            return self.victim.foreign(seed, 1)
+        drawn = self.victim.foreign(seed, _SIGNATURES)
+        least = self.victim.config.owner.min_free
+        (suited,) = np.nonzero(free_share(self.victim.model, drawn.pattern) >= least)
+        if not len(suited):
+            raise InputError(
+                f"--victim: {self.victim.name} has config.owner.min_free={least}, which of "
+                f"{_SIGNATURES} pirates none reaches; give a victim of less"
+            )
+        return jax.tree.map(lambda each: each[suited[:1]], drawn)
 
     def images(self, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns `count` training images with their labels, as an attacker may have them."""

@@ -122,7 +122,7 @@ def _raised(
     seed: int,
 ) -> Callable[[], Record]:
     def attack() -> Record:
-        pirate = bench.pirate(seed)
+        pirate = bench.pirate(seed, choosing=True)
         full = float(bench.victim.config.watermark.extreme_value)
         adversary = attacker.adversary(steps=config.stage_steps, batch_size=config.batch_size)
         params, curve = bench.victim.params, []
@@ -186,7 +186,8 @@ def tables(result: Result) -> list[Table]:
             ),
             rows,
             f"Each stage trains {result['metrics']['stage_steps']} steps at its extreme value, from 1 on. "
-            "The earlier paper's pirate ends with null at chance and NC at about 85% (its Figure 9).",
+            "The earlier paper's pirate ends with null at chance and NC at about 85% (its Figure 9). "
+            "Ours signs until the pattern lies where the owner's recipe wants one.",
         )
     ]
 

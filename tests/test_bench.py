@@ -1,0 +1,64 @@
+"""A victim ready to be attacked: whose watermarks its pirates embed."""
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+import tiny_victim
+
+from nullmark_jax import models
+from nullmark_jax.errors import InputError
+from nullmark_jax.experiments.bench import Bench
+from nullmark_jax.experiments.victim import load_victims
+
+
+@pytest.fixture(scope="module")
+def victim(tmp_path_factory):
+    (loaded,) = load_victims([str(tiny_victim.folder(tmp_path_factory))], task="digit")
+    return loaded
+
+
+def of_digit(victim, min_free):
+    """The victim with Digit's net and images, whose last features are 4x4; the tiny task's are 1x1."""
+    config = ml_collections.ConfigDict(victim.config.to_dict())
+    config.data.input_shape = (28, 28, 1)
+    config.watermark.pattern_size = 6
+    config.owner.min_free = min_free
+    return victim._replace(config=config, model=models.digit())
+
+
+def test_a_pirate_who_chooses_signs_until_the_pattern_suits(victim):
+    bench = Bench(of_digit(victim, 0.4))
+    drawn = bench.victim.foreign(5, 40)
+    for seed in range(5):
+        chosen = bench.pirate(seed, choosing=True)
+        assert chosen.pattern.shape == (1, 28, 28) and chosen.target_label.shape == (1,)
+        assert models.free_share(models.digit(), chosen.pattern) >= 0.4
+    # The first of those drawn that is such; by hand, on Digit: at least 2x2 blocks of 4x4 are free where
+    # the patch reaches three of the four rows, and three of the columns.
+    chosen = bench.pirate(5, choosing=True)
+    places = [np.argwhere(pattern != 0).min(0) for pattern in drawn.pattern]
+    free = [1 - reached(row) * reached(column) / 16 for row, column in places]
+    first = next(i for i, share in enumerate(free) if share >= 0.4)
+    assert first > 0  # Else the choice would not show.
+    jax.tree.map(lambda one, all: np.testing.assert_array_equal(one[0], all[first]), chosen, drawn)
+
+
+def reached(start):
+    """Of Digit's four last rows, how many a patch of rows start..start + 5 reaches."""
+    low, high = max(0, start - 4) // 2, min(23, start + 5) // 2  # 24 rows pooled to 12
+    low, high = max(0, low - 4), min(7, high)  # 8 rows
+    return high // 2 - low // 2 + 1
+
+
+def test_a_pirate_who_does_not_choose_has_the_first_signature(victim):
+    bench = Bench(of_digit(victim, 0.4))
+    jax.tree.map(np.testing.assert_array_equal, bench.pirate(5), bench.victim.foreign(5, 1))
+    anywhere = Bench(of_digit(victim, 0.0))
+    chosen = anywhere.pirate(5, choosing=True)
+    jax.tree.map(np.testing.assert_array_equal, chosen, anywhere.victim.foreign(5, 1))
+
+
+def test_where_no_signature_suits_it_is_one_line(victim):
+    with pytest.raises(InputError, match=r"^--victim: .* config\.owner\.min_free=0\.9"):
+        Bench(of_digit(victim, 0.9)).pirate(0, choosing=True)
