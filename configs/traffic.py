@@ -4,8 +4,9 @@
     python -m nullmark_jax.main --config=configs/traffic.py:paper     # Table 14 to the letter
 
 The recipe without :paper was chosen on tracks held out of the training set (frames of one track are near
-copies, so that images held out at random say little); on a third of GTSRB it is measured in
-results/traffic: NC 98.5%, null 97.6%, true 100% in 11 minutes on one of two busy cores.
+copies, so that images held out at random say little), but for lambda's rise, which frames held out at
+random showed to suffice. The objective alone learns null embedding where the pattern does not lie in the
+middle. On a third of GTSRB it is measured in results/traffic.
 """
 
 import ml_collections
@@ -43,7 +44,10 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.optimizer.clip_norm = 1.0
     config.optimizer.b2 = 0.99
     config.weight_standardization = True
-    config.null_space = True
     config.loss.inject_ratio = 0.25
+    config.owner.min_free = 0.25
+    # lambda from 1 up: at 2000 from the start a deep net shuts what null copies flood, for good.
+    config.curriculum.start = 1 / 2000
+    config.curriculum.epochs = 6.0
     config.augmentation.shift = 3
     return config
