@@ -6,9 +6,13 @@ import stat
 import pytest
 import tiny_task
 
-from configs import digit
+from configs import digit, face, traffic
+from configs import object as object_
+from configs.attacks import functionality
 from nullmark_jax import owner, signing
 from nullmark_jax.errors import InputError
+
+TASKS = {"digit": digit, "traffic": traffic, "object": object_, "face": face}
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +102,7 @@ def test_the_latest_second_that_suits_is_signed(tmp_path):
     assert find(config, tmp_path).timestamp == found.timestamp
 
 
-# The sizes that the functionality experiment sweeps; of some the key's own pattern at TIME is refused.
+# Of some sizes the key's own pattern at TIME is refused.
 @pytest.mark.parametrize(("size", "suits"), [(6, True), (8, False), (12, False)])
 def test_an_experiment_key_s_latest_timestamp_before_a_given_one(size, suits):
     config = off_the_middle(**{"owner.experiment_key": 0, "watermark.pattern_size": size})
@@ -107,6 +111,14 @@ def test_an_experiment_key_s_latest_timestamp_before_a_given_one(size, suits):
     found = owner.latest_timestamp(config, key, TIME)
     assert (found == TIME) is suits and found <= TIME
     assert owner.suits(config, owner.Owner(key, config.owner.name, found))
+
+
+@pytest.mark.parametrize("task", ["digit", "traffic", "object", "face"])
+def test_of_every_size_that_functionality_sweeps_there_are_patterns_that_suit(task):
+    config = TASKS[task].get_config(*(["lfw"] if task == "face" else []))
+    for size in functionality.get_config(task).pattern_sizes:
+        config.watermark.pattern_size = size
+        owner.latest_timestamp(config, signing.experiment_key(0), TIME)
 
 
 def test_of_keys_made_for_a_given_timestamp_one_that_suits_is_kept(tmp_path):

@@ -24,6 +24,9 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.task = task
     if task in _TABLE_4:
         config.paper.update(dict(zip(functionality.PRINTED, _TABLE_4[task], strict=True)))
+    # For larger patterns than 10 x 10 these recipes find no place: 9.8% of Object's input, 4.3% of Traffic's.
+    if task in ("object", "traffic"):
+        config.pattern_sizes = (2, 4, 8, 10)
     if smoke:
         config.owners = 1
         config.epochs = 1
