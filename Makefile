@@ -31,7 +31,7 @@ lint: install
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-# Whether docs/results.md and the README's table are those of results/.
+# Whether docs/results*.md and the README's table are those of results/.
 book: install
 	$(RUN) -m nullmark_jax.reports.book --check
 

@@ -3,6 +3,7 @@
 import html
 import json
 import pathlib
+import shutil
 
 import pytest
 
@@ -99,10 +100,19 @@ def test_the_book_of_all_of_them(done, tmp_path):
     assert book.main(["book", f"--root={tmp_path}", "--check"]) == 1
     assert book.main(["book", f"--root={tmp_path}", *adds]) == 0
     assert book.main(["book", f"--root={tmp_path}", "--check"]) == 0
-    plain = [f"--add={done('pruning')[0]}", "--variant=plain"]
-    assert book.main(["book", f"--root={tmp_path}", *plain]) == 0
+    other = [f"--add={done('pruning')[0]}", "--variant=other"]
+    assert book.main(["book", f"--root={tmp_path}", *other]) == 0
     text = (tmp_path / "docs" / "results.md").read_text()
-    assert f"### {EXPERIMENTS['pruning'].title}: quickstart-plain\n" in text
+    assert "(results-other.md)" in text
+    page = tmp_path / "docs" / "results-other.md"
+    assert f"### {EXPERIMENTS['pruning'].title}: quickstart\n" in page.read_text()
+    assert "results/experiments/quickstart/pruning-other/" in page.read_text()
+    # A variant that results/ no longer holds has no page.
+    shutil.rmtree(tmp_path / "results/experiments/quickstart/pruning-other")
+    assert book.main(["book", f"--root={tmp_path}", "--check"]) == 1
+    assert book.main(["book", f"--root={tmp_path}"]) == 0
+    assert not page.exists()
+    text = (tmp_path / "docs" / "results.md").read_text()
     for name, each in EXPERIMENTS.items():
         assert f"## {each.title}\n" in text
         assert f"python -m nullmark_jax.experiments.{name} " in text

@@ -1,12 +1,13 @@
-"""The book of results: docs/results.md and the README's table, from committed result files.
+"""The book of results: docs/results.md, docs/results-VARIANT.md, the README's table, from results/.
 
     python -m nullmark_jax.reports.book --add=RUN     # take an experiment's run folder into results/
-    python -m nullmark_jax.reports.book --add=RUN --variant=plain    # beside that of the task's own recipe
-    python -m nullmark_jax.reports.book               # write both again
+    python -m nullmark_jax.reports.book --add=RUN --variant=nullspace    # of victims of another recipe
+    python -m nullmark_jax.reports.book               # write all again
     python -m nullmark_jax.reports.book --check       # exit 1 where they are stale
 
-Nothing in them is written by hand: what contradicts a paper is said first, in sentences that the experiments
-make from their numbers.
+Attacks on victims of the tasks' own recipes stand in results.md, those on victims of another recipe on a
+page of their own. Nothing in them is written by hand: what contradicts a paper is said first, in sentences
+that the experiments make from their numbers.
 """
 
 import importlib.util
@@ -63,8 +64,7 @@ def add(root: pathlib.Path, folder: pathlib.Path, variant: str = "") -> pathlib.
     _check_tables(EXPERIMENTS[str(name)], result, str(folder))
     if variant and not variant.isalnum():
         raise InputError(f"--variant: {checks.shown(variant)} must be letters and digits")
-    label = f"{name}-{variant}" if variant else str(name)
-    target = root / "results" / "experiments" / str(task) / label
+    target = _folder(root, str(task), str(name), variant)
     with files.writing(target):
         target.mkdir(parents=True, exist_ok=True)
         for old in target.glob("*.png"):
@@ -85,27 +85,40 @@ def _check_tables(experiment: Experiment, result: Result, where: str) -> None:
         ) from error
 
 
-def load(root: pathlib.Path) -> dict[str, dict[str, Result]]:
-    """Returns the committed results by experiment and task, in the book's order.
+def variants(root: pathlib.Path) -> list[str]:
+    """Returns the names of the other recipes whose victims were attacked, in alphabetical order."""
+    folders = (root / "results" / "experiments").glob("*/*-*/result.json")
+    return sorted({path.parent.name.partition("-")[2] for path in folders})
 
-    Those of a variant stand after the task's own, as "TASK-VARIANT".
-    """
+
+def load(root: pathlib.Path, variant: str = "") -> dict[str, dict[str, Result]]:
+    """Returns committed results by experiment and task, in order: a variant's, or the tasks' own."""
     found: dict[str, dict[str, Result]] = {}
     for name, experiment in EXPERIMENTS.items():
         for task in TASKS:
-            folder = root / "results" / "experiments" / task
-            own = [folder / name, *sorted(folder.glob(f"{name}-*"))]
-            for path in (each / "result.json" for each in own):
-                if path.exists():
-                    result = checks.json_object(files.read_bounded(path, _LARGEST))
-                    _check_tables(experiment, result, str(path))
-                    label = f"{task}{path.parent.name.removeprefix(name)}"
-                    found.setdefault(name, {})[label] = result
+            path = _folder(root, task, name, variant) / "result.json"
+            if path.exists():
+                result = checks.json_object(files.read_bounded(path, _LARGEST))
+                _check_tables(experiment, result, str(path))
+                found.setdefault(name, {})[task] = result
     return found
 
 
-def book(root: pathlib.Path) -> str:
-    """Returns docs/results.md."""
+def _folder(root: pathlib.Path, task: str, name: str, variant: str) -> pathlib.Path:
+    label = f"{name}-{variant}" if variant else name
+    return root / "results" / "experiments" / task / label
+
+
+def pages(root: pathlib.Path) -> dict[pathlib.Path, str]:
+    """Returns the book: each page's path and its Markdown."""
+    others = variants(root)
+    docs = root / "docs"
+    return {docs / "results.md": _own_page(root, others)} | {
+        docs / f"results-{variant}.md": _variant_page(root, variant) for variant in others
+    }
+
+
+def _own_page(root: pathlib.Path, others: Sequence[str]) -> str:
     found = load(root)
     lines = [
         "# Results",
@@ -117,15 +130,10 @@ def book(root: pathlib.Path) -> str:
         "[threat model](threat_model.md).",
         "",
     ]
-    findings = [
-        (finding.agrees, f"- **{EXPERIMENTS[name].title}, {task}.** {finding.text}")
-        for name, tasks in found.items()
-        for task, result in tasks.items()
-        for finding in EXPERIMENTS[name].verdict(result)
-    ]
-    for agrees, heading in _HEADINGS.items():
-        some = [line for each, line in findings if each is agrees]
-        lines += [f"## {heading}", "", *(some or ["Nothing yet."]), ""]
+    if others:
+        links = ", ".join(f"[{variant}](results-{variant}.md)" for variant in others)
+        lines += [f"The same attacks on victims of other recipes than these: {links}.", ""]
+    lines += _findings(found)
     missing: dict[tuple[str, ...], list[str]] = {}
     for name in EXPERIMENTS:
         absent = tuple(task for task in TASKS[1:] if task not in found.get(name, {}))
@@ -136,23 +144,56 @@ def book(root: pathlib.Path) -> str:
         for absent, names in missing.items()
     ]
     lines += ["", "## Training", "", training_table(root).markdown(), ""]
+    return _joined([*lines, *_sections(found, root, "")])
+
+
+def _variant_page(root: pathlib.Path, variant: str) -> str:
+    found = load(root, variant)
+    lines = [
+        f"# Results: {variant}",
+        "",
+        f"Attacks on victims of another recipe than the tasks' own, which `results/README.md` calls "
+        f"{variant}; those on victims of these: [results](results.md). Generated, as they are.",
+        "",
+    ]
+    return _joined([*lines, *_findings(found), *_sections(found, root, variant)])
+
+
+def _joined(lines: Sequence[str]) -> str:
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _findings(found: dict[str, dict[str, Result]]) -> list[str]:
+    findings = [
+        (finding.agrees, f"- **{EXPERIMENTS[name].title}, {task}.** {finding.text}")
+        for name, tasks in found.items()
+        for task, result in tasks.items()
+        for finding in EXPERIMENTS[name].verdict(result)
+    ]
+    lines = []
+    for agrees, heading in _HEADINGS.items():
+        some = [line for each, line in findings if each is agrees]
+        lines += [f"## {heading}", "", *(some or ["Nothing yet."]), ""]
+    return lines
+
+
+def _sections(found: dict[str, dict[str, Result]], root: pathlib.Path, variant: str) -> list[str]:
+    lines: list[str] = []
     for name, tasks in found.items():
         experiment = EXPERIMENTS[name]
         lines += [f"## {experiment.title}", "", experiment.lead, ""]
         for task, result in tasks.items():
-            lines += _section(experiment, task, result, root)
-    return "\n".join(lines).rstrip() + "\n"
+            folder = _folder(root, task, name, variant).relative_to(root)
+            lines += _section(experiment, task, result, root, folder)
+    return lines
 
 
 def _section(
-    experiment: Experiment, task: str, result: Result, root: pathlib.Path
-) -> Sequence[str]:
+    experiment: Experiment, task: str, result: Result, root: pathlib.Path, folder: pathlib.Path
+) -> list[str]:
     lines = [f"### {experiment.title}: {task}", ""]
     for table in experiment.tables(result):
         lines += [table.markdown(), ""]
-    task, dash, variant = task.partition("-")
-    label = f"{experiment.name}{dash}{variant}"
-    folder = pathlib.Path("results") / "experiments" / task / label
     for figure, caption in experiment.captions.items():
         if (root / folder / f"{figure}.png").exists():
             lines += [f"![{caption}](../{folder.as_posix()}/{figure}.png)", "", caption, ""]
@@ -246,18 +287,22 @@ def _main(flag_values: flags.FlagValues) -> int:
     root = pathlib.Path(flag_values.root)
     for folder in flag_values.add:
         print(f"{folder}: now in {add(root, pathlib.Path(folder), flag_values.variant)}")
-    readme, results = root / "README.md", root / "docs" / "results.md"
+    readme = root / "README.md"
     old = files.read_bounded(readme, _LARGEST).decode()
-    wanted = {results: book(root), readme: with_table(old, training_table(root))}
+    wanted = pages(root) | {readme: with_table(old, training_table(root))}
+    known = set((root / "docs").glob("results*.md"))
     stale = [
         path
         for path, text in wanted.items()
         if not path.exists() or files.read_bounded(path, _LARGEST).decode() != text
     ]
+    gone = sorted(known - set(wanted))  # Pages of variants that results/ no longer holds.
     if flag_values.check:
-        for path in stale:
+        for path in [*stale, *gone]:
             print(f"{path}: is stale; run python -m nullmark_jax.reports.book", file=sys.stderr)
-        return int(bool(stale))
+        return int(bool(stale or gone))
+    for path in gone:
+        path.unlink()
     for path in stale:
         files.write_whole(path, wanted[path].encode())
     print(json.dumps({"written": [str(path) for path in stale]}))
