@@ -40,7 +40,7 @@ _NAMES = {
 
 
 def serve(point: str) -> None:
-    """Be one of the points: the recipes' step, null-space projection included."""
+    """Be one of the points: the step with null-space projection."""
     process.prepare()
     import our_step
 

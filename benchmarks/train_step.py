@@ -10,8 +10,8 @@ true copy of half of them. "ratio" is PyTorch's median time over ours, PyTorch b
 and torch.compile, both channels_last; above 1 ours is faster. Ours keeps freed memory, as training
 does (`nullmark_jax.process`); "memory_kept" holds the same ratio against an eager PyTorch that was
 given that, too, which PyTorch by itself does not do. "ours, concatenated", without
-incremental evaluation, shows what that part gives; "ours, null space" is ours with the null-space
-projection of the recipes, which PyTorch's step has not.
+incremental evaluation, shows what that part gives; "ours, null space" is ours with null-space
+projection (`config.null_space`), which PyTorch's step has not.
 """
 
 import functools

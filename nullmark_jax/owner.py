@@ -73,7 +73,7 @@ def check_suits(config: ml_collections.ConfigDict, key: signing.SigningKey | Non
 
 
 # How many keys, or seconds back from now, are tried for a pattern that suits.
-_TRIES = 600
+TRIES = 600
 
 
 def find_owner(
@@ -113,7 +113,7 @@ def latest_timestamp(config: ml_collections.ConfigDict, key: signing.SigningKey,
     Raises:
       InputError: of the 600 seconds up to `last` none does.
     """
-    times = (signing.seconds_before(last, ago) for ago in range(_TRIES))
+    times = (signing.seconds_before(last, ago) for ago in range(TRIES))
     return _first(config, (Owner(key, config.owner.name, time) for time in times)).timestamp
 
 
@@ -121,7 +121,7 @@ def _new_key(config: ml_collections.ConfigDict) -> signing.SigningKey:
     name, timestamp = config.owner.name, config.owner.timestamp
     if not timestamp:  # That is chosen for the key, then.
         return signing.generate_key()
-    made = (Owner(signing.generate_key(), name, timestamp) for _ in range(_TRIES))
+    made = (Owner(signing.generate_key(), name, timestamp) for _ in range(TRIES))
     return _first(config, made).key
 
 
@@ -131,7 +131,7 @@ def _first(config: ml_collections.ConfigDict, owners: Iterable[Owner]) -> Owner:
             return owner
     raise InputError(
         f"config.owner.min_free: {config.owner.min_free} of the last features are to be free of "
-        f"each pattern, and of {_TRIES} signatures none gives such; give less, or fewer "
+        f"each pattern, and of {TRIES} signatures none gives such; give less, or fewer "
         "config.watermark.num_watermarks, or a smaller config.watermark.pattern_size"
     )
 

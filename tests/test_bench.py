@@ -8,6 +8,8 @@ import tiny_victim
 
 from nullmark_jax import models
 from nullmark_jax.errors import InputError
+from nullmark_jax.experiments import attackers, gradual, null_hiding, piracy, piracy_cost
+from nullmark_jax.experiments.attackers import Attacker
 from nullmark_jax.experiments.bench import Bench
 from nullmark_jax.experiments.victim import load_victims
 
@@ -34,8 +36,8 @@ def test_a_pirate_who_chooses_signs_until_the_pattern_suits(victim):
         chosen = bench.pirate(seed, choosing=True)
         assert chosen.pattern.shape == (1, 28, 28) and chosen.target_label.shape == (1,)
         assert models.free_share(models.digit(), chosen.pattern) >= 0.4
-    # The first of those drawn that is such; by hand, on Digit: at least 2x2 blocks of 4x4 are free where
-    # the patch reaches three of the four rows, and three of the columns.
+    # The first of those drawn that is such; by hand, on Digit: a patch that reaches three of the four rows
+    # and three of the columns leaves 7 of 16 free, 0.44.
     chosen = bench.pirate(5, choosing=True)
     places = [np.argwhere(pattern != 0).min(0) for pattern in drawn.pattern]
     free = [1 - reached(row) * reached(column) / 16 for row, column in places]
@@ -62,3 +64,24 @@ def test_a_pirate_who_does_not_choose_has_the_first_signature(victim):
 def test_where_no_signature_suits_it_is_one_line(victim):
     with pytest.raises(InputError, match=r"^--victim: .* config\.owner\.min_free=0\.9"):
         Bench(of_digit(victim, 0.9)).pirate(0, choosing=True)
+
+
+def test_pirates_of_our_own_attackers_choose_and_the_papers_do_not(victim):
+    """Of the tiny task's 1x1 last features no pattern leaves any free: whoever chooses finds none."""
+    config = ml_collections.ConfigDict(victim.config.to_dict())
+    config.owner.min_free = 0.5
+    bench = Bench(victim._replace(config=config))
+    attacker = Attacker("adam", "logits", 1e-3, 16)
+    cost = piracy_cost.default()
+    planned = [
+        piracy._grid_pirate(bench, attacker, piracy.default(), seed=0),
+        gradual._raised(bench, attacker, 2.0, gradual.default(), seed=0),
+        piracy_cost._trained(bench, attacker, "null and true", "scratch", cost, seed=0),
+        null_hiding._never_embedded(bench, 0, null_hiding.default()),
+    ]
+    for attack in planned:
+        with pytest.raises(InputError, match=r"config\.owner\.min_free=0\.5"):
+            attack()
+    paper = attackers.paper_fields()
+    paper.epochs, paper.images, paper.batch_size = 1, 16, 8
+    assert piracy._paper_pirate(bench, paper, seed=0, curve=False)()["finite"] in (True, False)

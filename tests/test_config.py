@@ -250,6 +250,7 @@ def test_each_default_is_its_own():
         ("batch_size", 0, "config.batch_size: 0 is out of range; give an integer in [1, 1000000]"),
         ("owner.experiment_key", -2, "config.owner.experiment_key: -2 is out of range; give an "),
         ("augmentation.shift", 28, "config.augmentation.shift: 28 is out of range; give an "),
+        ("owner.min_free", 1.5, "config.owner.min_free: 1.5 is out of range; take one in "),
         ("curriculum.start", 0.0, "config.curriculum.start: 0.0 is out of range; take one in "),
         ("curriculum.epochs", 21.0, "config.curriculum.epochs: 21.0 is out of range; take one in "),
         ("optimizer.learning_rate", 0.0, "config.optimizer.learning_rate: 0.0 must be above 0; "),

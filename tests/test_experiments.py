@@ -104,6 +104,7 @@ def test_the_book_of_all_of_them(done, tmp_path):
     assert book.main(["book", f"--root={tmp_path}", *other]) == 0
     text = (tmp_path / "docs" / "results.md").read_text()
     assert "(results-other.md)" in text
+    assert text.count(f"### {EXPERIMENTS['pruning'].title}: quickstart\n") == 1
     page = tmp_path / "docs" / "results-other.md"
     assert f"### {EXPERIMENTS['pruning'].title}: quickstart\n" in page.read_text()
     assert "results/experiments/quickstart/pruning-other/" in page.read_text()

@@ -89,7 +89,7 @@ def unlucky_fields():
 
 
 def test_the_latest_second_that_suits_is_signed(tmp_path):
-    # Of four patterns some lies too near to the middle for about half of the seconds.
+    # Of four patterns some lies too near to the middle for nine of ten seconds.
     config = off_the_middle(**{"owner.experiment_key": 60, "watermark.num_watermarks": 4})
     before = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     found = find(config, tmp_path)

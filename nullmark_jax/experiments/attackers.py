@@ -1,6 +1,6 @@
 """The attackers of the papers and of the grid: loss, optimiser, learning rate, data, by name."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 
@@ -10,7 +10,8 @@ from nullmark_jax.config import TASKS
 from nullmark_jax.errors import InputError
 from nullmark_jax.optimizers import Recipe
 
-# What an attacker may train with; "-tamed": warm-up, cosine decay and clipping, as an owner would.
+# What an attacker may train with; "-tamed": warm-up, cosine decay and clipping, as Digit's
+# owner would.
 WAYS = ("sgd", "momentum", "adam", "adam-tamed", "adam-null-space")
 
 
@@ -79,6 +80,17 @@ def grid(config: ml_collections.ConfigDict, training_images: int) -> list[Attack
         for way in config.ways
         for rate in config.learning_rates
     ]
+
+
+def choosing_note(metrics: dict[str, Any]) -> str:
+    """Returns the sentence on where the pirates' patterns lie, where they choose; "" where any does."""
+    free = metrics.get("min_free", 0.0)
+    if not free:
+        return ""
+    return (
+        f" Pirates sign until their pattern leaves {free:.0%} of the last features free, as the "
+        "owner's does."
+    )
 
 
 def check_grid(name: str, config: ml_collections.ConfigDict) -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from nullmark_jax import owner
 from nullmark_jax.attacks import retraining
 from nullmark_jax.attacks.retraining import Adversary, Reached, Retrain
 from nullmark_jax.embedding import Watermark
@@ -17,9 +18,6 @@ from nullmark_jax.models import Params, free_share
 
 # A curve has many points, each measured on at most so many test images.
 CURVE_IMAGES = 2000
-
-# How often a pirate signs at most for a pattern that suits.
-_SIGNATURES = 100
 
 
 class Outcome(NamedTuple):
@@ -76,17 +74,17 @@ class Bench:
             one (`config.owner.min_free`), as the owner did.
 
         Raises:
-          InputError: of 100 signatures none gives such.
+          InputError: of as many signatures as an owner tries none gives such.
         """
         if not choosing:
             return self.victim.foreign(seed, 1)
-        drawn = self.victim.foreign(seed, _SIGNATURES)
+        drawn = self.victim.foreign(seed, owner.TRIES)
         least = self.victim.config.owner.min_free
         (suited,) = np.nonzero(free_share(self.victim.model, drawn.pattern) >= least)
         if not len(suited):
             raise InputError(
-                f"--victim: {self.victim.name} has config.owner.min_free={least}, which of "
-                f"{_SIGNATURES} pirates none reaches; give a victim of less"
+                f"--victim: {self.victim.name} has config.owner.min_free={least}, which none "
+                f"of {owner.TRIES} signatures reaches; give a victim of less"
             )
         return jax.tree.map(lambda each: each[suited[:1]], drawn)
 

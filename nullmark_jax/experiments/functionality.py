@@ -4,8 +4,9 @@
         --victim=RUN --workdir=OUT
 
 Later paper, Table 4; earlier paper, Table III: 10 random owners, each model beside its watermark-free twin;
-then Observation 1 (N_p of up to 10% of the input) and lambda. Nothing is attacked: the run given shows the
-recipe, by which all models are trained anew. Each has a run folder of its own in OUT/runs.
+then Observation 1 (N_p of up to 10% of the input, as far as the recipe finds a place) and lambda. Nothing is
+attacked: the run given shows the recipe, by which all models are trained anew. Each has a run folder of its
+own in OUT/runs.
 """
 
 import sys
@@ -44,7 +45,7 @@ def default() -> ml_collections.ConfigDict:
     config.owners = 10
     # Of the first owner, one changed at a time.
     config.extreme_values = (2.0, 10.0, 100.0, 1000.0, 10000.0)
-    config.pattern_sizes = (2, 4, 8, 9, 12)
+    config.pattern_sizes = (2, 4, 8, 9, 11)
     # Epochs of each training; 0 for those of the run given.
     config.epochs = 0
     return config
@@ -73,16 +74,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     own = recipe.watermark
 
     def trained(name: str, seed: int, **changes: float) -> Callable[[], Record]:
-        run = ml_collections.ConfigDict(recipe.to_dict())
-        run.seed = seed
-        run.owner.experiment_key = seed
-        run.owner.key_file = run.owner.passphrase_file = ""
-        run.watermark.update(changes)
-        run.owner.timestamp = latest_timestamp(run, signing.experiment_key(seed), _TIMESTAMP)
-        if config.epochs:
-            run.curriculum.epochs *= config.epochs / run.epochs
-            run.epochs = config.epochs
-            run.optimizer.warmup_steps = min(run.optimizer.warmup_steps, 10)
+        run = run_config(recipe, seed, epochs=config.epochs, **changes)
 
         def train() -> Record:
             metrics = train_and_evaluate(run, journal.folder / "runs" / name)["metrics"]
@@ -121,6 +113,35 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
             for n in sorted(sizes)
         ],
     }
+
+
+def run_config(
+    recipe: ml_collections.ConfigDict, seed: int, *, epochs: int, **changes: float
+) -> ml_collections.ConfigDict:
+    """Returns the config of a training by a run's recipe.
+
+    Args:
+      recipe: that run's config.
+      seed: of the training, and the number of the public experiment key that signs.
+      epochs: of the training, lambda rising over the same share of them; 0 for the recipe's.
+      changes: of `config.watermark`; of lambda, the recipe's rise begins where it began, mostly at 1.
+
+    Raises:
+      InputError: of the seconds tried none gives a pattern that suits.
+    """
+    run = ml_collections.ConfigDict(recipe.to_dict())
+    run.seed = seed
+    run.owner.experiment_key = seed
+    run.owner.key_file = run.owner.passphrase_file = ""
+    run.watermark.update(changes)
+    start = run.curriculum.start * recipe.watermark.extreme_value / run.watermark.extreme_value
+    run.curriculum.start = min(1.0, start)
+    run.owner.timestamp = latest_timestamp(run, signing.experiment_key(seed), _TIMESTAMP)
+    if epochs:
+        run.curriculum.epochs *= epochs / run.epochs
+        run.epochs = epochs
+        run.optimizer.warmup_steps = min(run.optimizer.warmup_steps, 10)
+    return run
 
 
 # For readers.

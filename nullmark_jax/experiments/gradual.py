@@ -92,6 +92,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     metrics: Metrics = {
         "threshold": first.config.watermark.threshold,
         "stage_steps": config.stage_steps,
+        "min_free": first.config.owner.min_free,
         "attacks": [],
     }
     for attacker, factor in attacks:
@@ -186,8 +187,8 @@ def tables(result: Result) -> list[Table]:
             ),
             rows,
             f"Each stage trains {result['metrics']['stage_steps']} steps at its extreme value, from 1 on. "
-            "The earlier paper's pirate ends with null at chance and NC at about 85% (its Figure 9). "
-            "Ours signs until the pattern lies where the owner's recipe wants one.",
+            "The earlier paper's pirate ends with null at chance and NC at about 85% (its Figure 9)."
+            + attackers.choosing_note(result["metrics"]),
         )
     ]
 

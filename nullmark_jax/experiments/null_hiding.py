@@ -138,7 +138,7 @@ def _never_embedded(
 ) -> Callable[[], Record]:
     def recover() -> Record:
         seed = derived_seed(config.seed, "foreign", index)
-        mark = bench.pirate(seed)
+        mark = bench.pirate(seed, choosing=True)
         return {
             "before": bench.measure(bench.victim.params, mark=mark),
             "recovered": _recovered(bench, bench.victim.params, mark, config, seed),

@@ -216,7 +216,7 @@ EXPERIMENT = Experiment(
     name="pattern_recovery",
     title="Pattern recovery",
     lead="An attacker with the weights alone looks for the pattern that the second convolution is blind to. "
-    "The papers do not have this attacker; the null-space projection of these recipes invites them.",
+    "The papers do not have this attacker; null-space projection (`config.null_space`) invites them.",
     default=default,
     check=check,
     measure=measure,

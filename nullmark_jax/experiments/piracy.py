@@ -80,6 +80,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         "before": {},
         "threshold": first.config.watermark.threshold,
         "scheme": first.scheme,
+        "min_free": first.config.owner.min_free,
     }
     planned: dict[str, Callable[[], Record]] = {}
     for v, bench in enumerate(benches):
@@ -263,8 +264,8 @@ def tables(result: Result) -> list[Table]:
             tried,
             "-tamed: warm-up over a tenth of the steps, cosine decay, gradients clipped to norm 1; "
             "adam-null-space: that, and the second convolution trained in the null space of the "
-            "pirate's pattern. The other ways: constant rate, no clipping. These pirates, and the "
-            "strongest's, sign until their pattern lies where the owner's recipe wants one.",
+            "pirate's pattern. The other ways: constant rate, no clipping."
+            + attackers.choosing_note(metrics),
         ),
         loss_gate.table(grid["attackers"], grid["before"], metrics["scheme"], threshold),
     ]

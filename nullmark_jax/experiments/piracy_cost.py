@@ -101,6 +101,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     return {
         "threshold": victims[0].config.watermark.threshold,
         "margin": config.margin,
+        "min_free": victims[0].config.owner.min_free,
         "steps": config.grid.steps,
         "batch_size": config.grid.batch_size,
         "runs": runs,
@@ -232,8 +233,8 @@ def tables(result: Result) -> list[Table]:
             f"There: NC within {100 * metrics['margin']:g} points of the victim's, the pirate's null (null "
             f"only) or WM above T. At most {metrics['steps']} steps of {metrics['batch_size']} images; "
             "never: not within these. From scratch: the cheapest attacker of the grid with as many "
-            "images. Seconds are of the machine as it was, compiling included. The pirate signs until the "
-            "pattern lies where the owner's recipe wants one.",
+            "images. Seconds are of the machine as it was, compiling included."
+            + attackers.choosing_note(metrics),
         )
     ]
 

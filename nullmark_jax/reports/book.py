@@ -28,6 +28,7 @@ from nullmark_jax.reports import runs
 from nullmark_jax.reports.table import Table, percent
 
 _LARGEST = 2**28
+_VARIANT = "# Results: "
 _BEGIN, _END = "<!-- results -->", "<!-- end of results -->"
 _DATA = {
     "digit": "Digit, MNIST",
@@ -132,7 +133,10 @@ def _own_page(root: pathlib.Path, others: Sequence[str]) -> str:
     ]
     if others:
         links = ", ".join(f"[{variant}](results-{variant}.md)" for variant in others)
-        lines += [f"The same attacks on victims of other recipes than these: {links}.", ""]
+        lines += [
+            f"Attacks on victims of other recipes, some not yet made on the tasks' own: {links}.",
+            "",
+        ]
     lines += _findings(found)
     missing: dict[tuple[str, ...], list[str]] = {}
     for name in EXPERIMENTS:
@@ -150,10 +154,10 @@ def _own_page(root: pathlib.Path, others: Sequence[str]) -> str:
 def _variant_page(root: pathlib.Path, variant: str) -> str:
     found = load(root, variant)
     lines = [
-        f"# Results: {variant}",
+        f"{_VARIANT}{variant}",
         "",
-        f"Attacks on victims of another recipe than the tasks' own, which `results/README.md` calls "
-        f"{variant}; those on victims of these: [results](results.md). Generated, as they are.",
+        f"Attacks on victims that another recipe than the task's own trained ([results](../results/README.md)"
+        f": {variant}). Those on the tasks' own recipes: [results](results.md). Generated like that page.",
         "",
     ]
     return _joined([*lines, *_findings(found), *_sections(found, root, variant)])
@@ -290,13 +294,16 @@ def _main(flag_values: flags.FlagValues) -> int:
     readme = root / "README.md"
     old = files.read_bounded(readme, _LARGEST).decode()
     wanted = pages(root) | {readme: with_table(old, training_table(root))}
-    known = set((root / "docs").glob("results*.md"))
     stale = [
         path
         for path, text in wanted.items()
         if not path.exists() or files.read_bounded(path, _LARGEST).decode() != text
     ]
-    gone = sorted(known - set(wanted))  # Pages of variants that results/ no longer holds.
+    # Pages of variants that results/ no longer holds.
+    pages_now = (root / "docs").glob("results-*.md")
+    gone = sorted(
+        path for path in set(pages_now) - set(wanted) if path.read_text().startswith(_VARIANT)
+    )
     if flag_values.check:
         for path in [*stale, *gone]:
             print(f"{path}: is stale; run python -m nullmark_jax.reports.book", file=sys.stderr)
@@ -305,7 +312,8 @@ def _main(flag_values: flags.FlagValues) -> int:
         path.unlink()
     for path in stale:
         files.write_whole(path, wanted[path].encode())
-    print(json.dumps({"written": [str(path) for path in stale]}))
+    changed = {"written": stale, "removed": gone}
+    print(json.dumps({name: [str(path) for path in paths] for name, paths in changed.items()}))
     return 0
 
 

@@ -1,0 +1,52 @@
+"""Functionality: the config of each training."""
+
+import pytest
+
+from configs import object as object_
+from nullmark_jax import config as configs
+from nullmark_jax import owner, signing
+from nullmark_jax.experiments import functionality
+
+
+@pytest.fixture
+def recipe():
+    """A recipe whose lambda rises from 1 to 2000 over 9 of 12 epochs."""
+    config = object_.get_config()
+    rise = config.curriculum
+    assert (config.epochs, rise.epochs, rise.start * config.watermark.extreme_value) == (12, 9, 1)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("value", "start"), [(2.0, 0.5), (100.0, 0.01), (2000.0, 1 / 2000), (10_000.0, 1e-4)]
+)
+def test_whatever_lambda_rises_to_it_begins_at_1(recipe, value, start):
+    run = functionality.run_config(recipe, 3, epochs=0, extreme_value=value)
+    configs.check(run)
+    assert run.watermark.extreme_value == value
+    assert run.curriculum.start == pytest.approx(start)
+    assert (run.epochs, run.curriculum.epochs) == (12, 9)
+
+
+def test_a_shorter_training_raises_lambda_over_the_same_share_of_it(recipe):
+    run = functionality.run_config(recipe, 3, epochs=4, pattern_size=8)
+    configs.check(run)
+    assert (run.epochs, run.curriculum.epochs) == (4, 3)
+    assert run.curriculum.start == recipe.curriculum.start
+
+
+def test_a_recipe_without_a_rise_has_none_at_any_lambda(recipe):
+    recipe.curriculum.start, recipe.curriculum.epochs = 1.0, 0.0
+    for value in (2.0, 10_000.0):
+        run = functionality.run_config(recipe, 3, epochs=0, extreme_value=value)
+        configs.check(run)
+        # At 10,000 the start is below 1, and matters to nothing.
+        assert run.curriculum.epochs == 0
+
+
+def test_each_owner_is_an_experiment_key_that_signs_a_pattern_that_suits(recipe):
+    for seed in (0, 6):
+        run = functionality.run_config(recipe, seed, epochs=0)
+        assert (run.seed, run.owner.experiment_key) == (seed, seed)
+        signer = owner.Owner(signing.experiment_key(seed), run.owner.name, run.owner.timestamp)
+        assert owner.suits(run, signer)
