@@ -4,8 +4,8 @@
     python -m nullmark_jax.main --config=configs/digit.py:paper     # Table 14 to the letter
 
 The objective alone learns null embedding where the pattern does not lie too near to the middle; the time of
-signing is chosen so that it does not. Expect NC 99.5%, null 99.3%, true 100% (results/digit/README.md) in 3
-minutes on one core of two.
+signing is chosen so that it does not. Expect NC 99.5%, null 99.2%, true 100% (results/digit/README.md) in 4
+to 6 minutes on one of two busy cores.
 """
 
 import ml_collections

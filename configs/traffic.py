@@ -6,7 +6,8 @@
 The recipe without :paper was chosen on tracks held out of the training set (frames of one track are near
 copies, so that images held out at random say little), but for lambda's rise, which frames held out at
 random showed to suffice. The objective alone learns null embedding where the pattern does not lie in the
-middle. On a third of GTSRB it is measured in results/traffic.
+middle. On a third of GTSRB (results/traffic/README.md) expect NC 98.5%, null 98.3%, true 100% in 11 to 16
+minutes on one of two busy cores.
 """
 
 import ml_collections

@@ -86,13 +86,13 @@ def test_each_run_has_a_line_with_its_interval_and_verdict():
 
 
 def test_the_page_shows_the_curves():
-    page = runs.page(RESULTS, PAPER, ["curves-1.png"])
+    page = runs.page("digit", RESULTS, PAPER, ["curves-1.png"])
     assert "](curves-1.png)\n\nThe watermarked run of seed 1." in page
-    assert "curves" not in runs.page(RESULTS, PAPER)
+    assert "curves" not in runs.page("digit", RESULTS, PAPER)
 
 
 def test_the_page_names_commands_commit_and_machine():
-    page = runs.page(RESULTS, PAPER)
+    page = runs.page("digit", RESULTS, PAPER)
     assert "$ python -m nullmark_jax.main --config.seed=1" in page
     assert "- Commit: abc" in page
     assert "- Device: 1 x cpu" in page

@@ -2,10 +2,10 @@
 
 `nullspace` makes the second convolution blind to what the pattern p leaves in the first one's features:
 M w = 0 for every window M of them. Almost no other vector has this property, so that whoever holds the
-weights can *test* a guess at p; and a window that
-touches p with a corner only sees a few of its pixels, so that these are guessed and tested alone, then the
-next ones beside them: mostly 1 bit at once, or 4 where the first convolution is pooled, up to 16 near the
-middle of the image. No image and no answer of the model is needed for that.
+weights can *test* a guess at p; and a window that touches p with a corner only sees a few of its pixels, so
+that these are guessed and tested alone, then the next ones beside them: mostly 1 bit at once, or 4 where the
+first convolution is pooled, up to 16 near the middle of the image. No image and no answer of the model is
+needed for that.
 
 Where p lies is then tried out on a few images: at the places whose null copies are answered as the images
 are and whose true copies are all answered alike. That answer is y_W.
@@ -41,8 +41,8 @@ class Recovered(NamedTuple):
     Attributes:
       block: the pattern's n x n pixels, int8 in {-1, 1}.
       residual: the geometric mean over the windows of what the second convolution sees of it, relative
-        to its kernels, 1e-7 at least: below 1e-5 of a pattern it was trained blind to; the best
-        of any others is mostly about 1e-2.
+        to its kernels, 1e-7 at least: below 1e-5 of a pattern it was trained blind to; the best of any
+        others is mostly about 1e-2.
       others: the least residual of another block, from whatever corner and alignment; infinity where
         all found the same.
     """

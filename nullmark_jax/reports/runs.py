@@ -120,8 +120,10 @@ def commands(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def page(results: list[dict[str, Any]], paper: dict[str, float], curves: Sequence[str] = ()) -> str:
-    """Returns the README.md of a results folder, `curves` being the names of its curves-SEED.png."""
+def page(
+    name: str, results: list[dict[str, Any]], paper: dict[str, float], curves: Sequence[str] = ()
+) -> str:
+    """Returns the README.md of the results folder `name`; `curves` names its curves-SEED.png."""
     pictures = "".join(
         f"![Accuracies on validation images against epochs]({name})\n\n"
         f"The watermarked run of seed {name.removeprefix('curves-').removesuffix('.png')}.\n\n"
@@ -129,7 +131,7 @@ def page(results: list[dict[str, Any]], paper: dict[str, float], curves: Sequenc
     )
     images = sorted({each["metrics"]["images"] for each in results})
     return (
-        f"# {results[0]['task'].capitalize()}: runs\n\n"
+        f"# {name}: runs\n\n"
         f"Accuracies in percent on {', '.join(map(str, images))} test images, which no run trained "
         "on or chose by; with exact\n95% (Clopper-Pearson) intervals. The spread is the lowest and "
         "highest run. In a watermark-free run null and true are\nof the watermark the owner would "
@@ -167,7 +169,8 @@ def main(argv: list[str]) -> int:
 def _main(flag_values: flags.FlagValues) -> int:
     folder = pathlib.Path(flag_values.results)
     curves = sorted(path.name for path in folder.glob("curves-*.png"))
-    text = page(load_results(folder), flag_values.config.paper.to_dict(), curves)
+    name = folder.resolve().name
+    text = page(name, load_results(folder), flag_values.config.paper.to_dict(), curves)
     readme = folder / "README.md"
     if flag_values.check:
         stale = not readme.exists() or readme.read_text() != text
