@@ -84,7 +84,13 @@ def test_the_second_kernel_sees_nothing_of_the_pattern(blocks, padding):
     assert np.linalg.norm(changed["kernel"]) > 0.3 * np.linalg.norm(params["conv_2"]["kernel"])
 
 
-@pytest.mark.parametrize("places", [((0, 12), (9, 3)), ((14, 0),), ((7, 5),), ((13, 11),)])
+@pytest.mark.parametrize(
+    "places",
+    [
+        ((0, 12), (9, 3)),
+        *(pytest.param((place,), marks=pytest.mark.slow) for place in ((14, 0), (7, 5), (13, 11))),
+    ],
+)
 @pytest.mark.parametrize("blocks, padding", NETS)
 def test_it_is_the_ridge_projection_taken_twice(blocks, padding, places):
     """Against float64, on windows cut out by hand, each of length 1."""
@@ -165,7 +171,9 @@ def test_the_gradient_goes_through_the_projection_to_the_second_kernel_alone():
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize("places", [((7, 6),), ((7, 6), (0, 9))])
+@pytest.mark.parametrize(
+    "places", [((7, 6),), pytest.param(((7, 6), (0, 9)), marks=pytest.mark.slow)]
+)
 def test_null_copies_give_the_held_first_layer_a_gradient_of_the_images_size(places):
     """At lambda = 2000; without holding it, one of hundreds of times that size."""
     net, params = net_and_params(*NETS[0])
