@@ -84,7 +84,7 @@ def grid(config: ml_collections.ConfigDict, training_images: int) -> list[Attack
 
 def choosing_note(metrics: dict[str, Any]) -> str:
     """Returns the sentence on where the pirates' patterns lie, where they choose; "" where any does."""
-    free = metrics.get("min_free", 0.0)
+    free = metrics.get("min_free", 0.0)  # Earlier results lack it; their pirates did not choose.
     if not free:
         return ""
     return (

@@ -76,10 +76,10 @@ class Bench:
         Raises:
           InputError: of as many signatures as an owner tries none gives such.
         """
-        if not choosing:
+        least = self.victim.config.owner.min_free if choosing else 0.0
+        if not least:
             return self.victim.foreign(seed, 1)
         drawn = self.victim.foreign(seed, owner.TRIES)
-        least = self.victim.config.owner.min_free
         (suited,) = np.nonzero(free_share(self.victim.model, drawn.pattern) >= least)
         if not len(suited):
             raise InputError(

@@ -125,9 +125,9 @@ def page(
 ) -> str:
     """Returns the README.md of the results folder `name`; `curves` names its curves-SEED.png."""
     pictures = "".join(
-        f"![Accuracies on validation images against epochs]({name})\n\n"
-        f"The watermarked run of seed {name.removeprefix('curves-').removesuffix('.png')}.\n\n"
-        for name in curves
+        f"![Accuracies on validation images against epochs]({curve})\n\n"
+        f"The watermarked run of seed {curve.removeprefix('curves-').removesuffix('.png')}.\n\n"
+        for curve in curves
     )
     images = sorted({each["metrics"]["images"] for each in results})
     return (
