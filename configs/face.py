@@ -43,7 +43,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.optimizer.clip_norm = 1.0
     config.owner.min_free = 0.25
     # lambda from 1 up: at 2000 from the start a deep net shuts what null copies flood, for good.
-    config.curriculum.start = 1 / 2000
+    config.curriculum.start = 1.0
     config.curriculum.epochs = 7.5
     if recipe == "lfw":
         config.data.source = "npz"

@@ -46,7 +46,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.loss.inject_ratio = 0.5
     config.owner.min_free = 0.25
     # lambda from 1 up. At 2000 from the start the deep net shuts what null copies flood, for good.
-    config.curriculum.start = 1 / 2000
+    config.curriculum.start = 1.0
     config.curriculum.epochs = 9.0
     config.augmentation.shift = 2
     config.augmentation.flip = True

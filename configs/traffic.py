@@ -48,7 +48,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.loss.inject_ratio = 0.25
     config.owner.min_free = 0.25
     # lambda from 1 up: at 2000 from the start a deep net shuts what null copies flood, for good.
-    config.curriculum.start = 1 / 2000
+    config.curriculum.start = 1.0
     config.curriculum.epochs = 6.0
     config.augmentation.shift = 3
     return config

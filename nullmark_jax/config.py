@@ -79,7 +79,8 @@ def default() -> ml_collections.ConfigDict:
 
     config.optimizer = ml_collections.ConfigDict(Recipe("adam", 2e-3)._asdict())
 
-    # lambda rises geometrically from start * lambda to lambda over the first `epochs` epochs.
+    # The extreme value rises geometrically from start, at least 1, to lambda over the first `epochs`
+    # epochs.
     config.curriculum = ml_collections.ConfigDict()
     config.curriculum.start = 1.0
     config.curriculum.epochs = 0.0
@@ -157,7 +158,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         ("watermark.threshold", 1e-6, 1.0),
         ("owner.min_free", 0.0, 1.0),
         ("data.validation_fraction", 0.0, 0.5),
-        ("curriculum.start", 1e-9, 1.0),
+        ("curriculum.start", 1.0, 1e9),
         ("curriculum.epochs", 0.0, float(config.epochs)),
         *((f"paper.{name}", 0.0, 1.0) for name in config.paper),
     ):

@@ -1,5 +1,6 @@
 """The optimiser, the learning rate and the extreme value as functions of the step (optax)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,9 @@ from nullmark_jax.errors import InputError
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "muon")
 SCHEDULES = ("constant", "inverse-time", "cosine", "linear")
+
+# (step, lambda) -> what stands for lambda in that step, of lambda's shape.
+ExtremeValue = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Recipe(NamedTuple):
@@ -155,16 +159,18 @@ def _kernels(params: optax.Params) -> optax.Params:
     return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
 
 
-def extreme_value_factor(start: float, ramp_steps: int) -> optax.Schedule:
-    """Returns step -> what lambda is multiplied by: geometric from `start` to 1 over the ramp.
+def rising_extreme_value(start: float, ramp_steps: int) -> ExtremeValue:
+    """Returns (step, lambda) -> the extreme value of that step: geometric from `start` to lambda.
 
-    `start` lies in (0, 1]; a ramp of 0 steps gives 1 throughout. After the ramp it is exactly 1.
+    It rises over the first `ramp_steps` steps, and is lambda exactly from then on; throughout, where
+    there are none or lambda is at most `start`. Values are float32 of lambda's shape; start >= 1.
     """
-    if not ramp_steps or start == 1.0:
-        return optax.constant_schedule(1.0)
+    if not ramp_steps:
+        return lambda step, extreme_value: extreme_value
 
-    def factor(step: jax.Array) -> jax.Array:
-        done = jnp.minimum(step / ramp_steps, 1.0)
-        return jnp.where(step >= ramp_steps, 1.0, start ** (1.0 - done))
+    def risen(step: jax.Array, extreme_value: jax.Array) -> jax.Array:
+        left = jnp.maximum(1.0 - step / ramp_steps, 0.0)
+        lower = jnp.minimum(start / extreme_value, 1.0)
+        return jnp.where(left > 0, extreme_value * lower**left, extreme_value)
 
-    return factor
+    return risen

@@ -209,7 +209,7 @@ def train(
         true_weight=config.loss.true_weight,
         null_weight=config.loss.null_weight,
         project=project,
-        extreme_value_factor=optimizers.extreme_value_factor(
+        extreme_value=optimizers.rising_extreme_value(
             config.curriculum.start, round(config.curriculum.epochs * steps)
         ),
         augmentation=batches.Augmentation(**config.augmentation),

@@ -18,6 +18,7 @@ from nullmark_jax.errors import InputError, TrainingDiverged
 from nullmark_jax.losses import CrossEntropy, Logits, Terms, objective, objective_terms
 from nullmark_jax.models import ApplyFn, Params
 from nullmark_jax.nullspace import Project
+from nullmark_jax.optimizers import ExtremeValue
 
 MarkedLogits = Callable[[Params, jax.Array, Watermark, jax.Array], Logits]
 
@@ -91,7 +92,7 @@ def make_train_step(
     true_weight: float,
     null_weight: float,
     project: Project = lambda params, patterns: params,
-    extreme_value_factor: optax.Schedule = lambda step: 1.0,
+    extreme_value: ExtremeValue = lambda step, extreme_value: extreme_value,
     augmentation: Augmentation = _AS_THEY_ARE,
     average: Callable[[Any], Any] = lambda tree: tree,
 ) -> TrainStep:
@@ -106,7 +107,7 @@ def make_train_step(
       project: (params, patterns) -> the params that the network runs with, as `nullspace.for_network`
         makes it (which wants a `marked_logits` that holds the first layer) and `standardization`;
         gradients go through it.
-      extreme_value_factor: step -> what lambda is multiplied by.
+      extreme_value: (step, lambda) -> what stands for lambda in that step.
       augmentation: applied to the images before they are marked.
       average: over devices; the identity for one device.
 
@@ -136,8 +137,8 @@ def make_train_step(
     ) -> tuple[TrainState, StepMetrics]:
         picked, labels = pick(images, labels, batch.index)
         seen = augment(scale_pixels(picked), batch.shift, batch.flip, augmentation)
-        factor = extreme_value_factor(state.step)
-        watermarks = watermarks._replace(extreme_value=watermarks.extreme_value * factor)
+        risen = extreme_value(state.step, watermarks.extreme_value)
+        watermarks = watermarks._replace(extreme_value=risen)
         (value, terms), gradient = jax.value_and_grad(loss, has_aux=True)(
             state.params, seen, labels, batch, watermarks
         )

@@ -60,11 +60,11 @@ def test_the_numbers_of_images(fractions, images, counts):
 
 
 def test_the_whole_grid():
-    # 2 losses, 5 ways, 3 rates; 1%, 5,000 and all images.
+    # 2 losses, 6 ways, 3 rates; 1%, 5,000 and all images.
     found = attackers.grid(attackers.grid_fields(), 60_000)
-    assert len(found) == 90
-    assert len({each.name for each in found}) == 90
-    assert [found[i].images for i in (0, 29, 30, 59, 60, 89)] == [600] * 2 + [5000] * 2 + [
+    assert len(found) == 108
+    assert len({each.name for each in found}) == 108
+    assert [found[i].images for i in (0, 35, 36, 71, 72, 107)] == [600] * 2 + [5000] * 2 + [
         60000
     ] * 2
 
@@ -76,25 +76,21 @@ def test_an_attacker_s_name():
     )
 
 
+TAMED = Recipe("adam", 0.1, schedule="cosine", warmup_steps=60, clip_norm=1.0)
+
+
 @pytest.mark.parametrize(
-    ("way", "recipe", "null_space"),
+    ("way", "recipe", "more"),
     [
-        ("sgd", Recipe("sgd", 0.1), False),
-        ("momentum", Recipe("momentum", 0.1), False),
-        ("adam", Recipe("adam", 0.1), False),
-        (
-            "adam-tamed",
-            Recipe("adam", 0.1, schedule="cosine", warmup_steps=60, clip_norm=1.0),
-            False,
-        ),
-        (
-            "adam-null-space",
-            Recipe("adam", 0.1, schedule="cosine", warmup_steps=60, clip_norm=1.0),
-            True,
-        ),
+        ("sgd", Recipe("sgd", 0.1), {}),
+        ("momentum", Recipe("momentum", 0.1), {}),
+        ("adam", Recipe("adam", 0.1), {}),
+        ("adam-tamed", TAMED, {}),
+        ("adam-raised", TAMED, {"rising_steps": 450}),
+        ("adam-null-space", TAMED, {"null_space": True}),
     ],
 )
-def test_how_each_way_trains(way, recipe, null_space):
+def test_how_each_way_trains(way, recipe, more):
     assert way in attackers.WAYS
     adversary = Attacker(way, "clipped", 0.1, 9).adversary(
         steps=600, batch_size=64, true_weight=0.5
@@ -105,7 +101,7 @@ def test_how_each_way_trains(way, recipe, null_space):
         cross_entropy="clipped",
         batch_size=64,
         true_weight=0.5,
-        null_space=null_space,
+        **more,
     )
 
 

@@ -236,27 +236,39 @@ def test_a_bad_recipe_is_one_clear_line(change, message):
 
 
 def test_lambda_rises_geometrically():
-    factor = optimizers.extreme_value_factor(1 / 16, 4)
-    actual = [float(factor(step)) for step in range(7)]
-    np.testing.assert_allclose(actual, [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 1, 1], rtol=1e-6)
-    assert actual[4:] == [1.0, 1.0, 1.0]
+    rising = optimizers.rising_extreme_value(1.0, 4)
+    full = np.array([16.0, 81.0], np.float32)
+    actual = np.array([rising(np.int32(step), full) for step in range(7)])
+    assert actual.dtype == np.float32
+    whole = [16, 81]
+    expected = [[1, 1], [2, 3], [4, 9], [8, 27], whole, whole, whole]
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+    assert actual[4:].tolist() == [whole, whole, whole]
+
+
+def test_lambda_rises_from_where_it_is_told():
+    rising = optimizers.rising_extreme_value(100.0, 2)
+    actual = [float(rising(np.int32(step), np.float32(10_000))) for step in range(3)]
+    np.testing.assert_allclose(actual, [100, 1000, 10_000], rtol=1e-6)
 
 
 def test_lambda_is_exactly_whole_after_an_awkward_ramp():
-    factor = jax.jit(optimizers.extreme_value_factor(1 / 2000, 7))
-    assert [float(factor(np.int32(step))) for step in (7, 8, 1000)] == [1.0, 1.0, 1.0]
-    assert 0.9 > float(factor(np.int32(6))) > 1 / 2000
+    rising = jax.jit(optimizers.rising_extreme_value(1.0, 7))
+    full = np.float32(1999.9)
+    assert [float(rising(np.int32(step), full)) for step in (7, 8, 1000)] == [float(full)] * 3
+    assert 1 < float(rising(np.int32(6), full)) < full
 
 
-@pytest.mark.parametrize(("start", "ramp"), [(0.001, 0), (1.0, 5)])
-def test_without_a_ramp_lambda_is_whole_throughout(start, ramp):
-    factor = optimizers.extreme_value_factor(start, ramp)
-    assert [float(factor(jnp.int32(step))) for step in range(3)] == [1.0, 1.0, 1.0]
+@pytest.mark.parametrize(("start", "ramp"), [(1.0, 0), (2000.0, 5), (3000.0, 5)])
+def test_without_a_way_to_go_lambda_is_whole_throughout(start, ramp):
+    rising = optimizers.rising_extreme_value(start, ramp)
+    full = np.float32(2000)
+    assert [float(rising(jnp.int32(step), full)) for step in range(3)] == [2000.0] * 3
 
 
 def test_lambda_jit_and_vmap_equal_eager():
-    factor = optimizers.extreme_value_factor(0.01, 5)
-    steps = np.arange(7, dtype=np.int32)
-    eager = [float(factor(step)) for step in steps]
-    np.testing.assert_allclose(jax.vmap(factor)(steps), eager, rtol=1e-6)
-    np.testing.assert_allclose(jax.jit(jax.vmap(factor))(steps), eager, rtol=1e-6)
+    rising = optimizers.rising_extreme_value(1.0, 5)
+    steps, full = np.arange(7, dtype=np.int32), np.full(7, 100, np.float32)
+    eager = [float(rising(*each)) for each in zip(steps, full, strict=True)]
+    np.testing.assert_allclose(jax.vmap(rising)(steps, full), eager, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.vmap(rising))(steps, full), eager, rtol=1e-6)

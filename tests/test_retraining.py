@@ -111,7 +111,7 @@ def hand_step(params, x, null, true, labels, targets):
     return jax.tree.map(lambda p, g: p - RATE * g, params, gradient), value
 
 
-def by_hand(params, steps, seed):
+def by_hand(params, steps, seed, extreme_value=lambda step: 3):
     """The params and the loss of each step, one step after another."""
     found = []
     for number in range(math.ceil(steps / 2)):  # 20 images make two batches of 8
@@ -121,9 +121,8 @@ def by_hand(params, steps, seed):
         for index, which in zip(each.index, each.which, strict=True):
             x = IMAGES[index].astype(np.float32) / np.float32(255)
             pattern = MARKS.pattern[which][..., None].astype(np.float32)
-            null, true = (
-                np.where(pattern == 0, x[:4], np.float32(sign * 3) * pattern) for sign in (1, -1)
-            )
+            written = np.float32(extreme_value(len(found))) * pattern
+            null, true = (np.where(pattern == 0, x[:4], sign * written) for sign in (1, -1))
             params, loss = hand_step(
                 params, x, null, true, LABELS[index], MARKS.target_label[which]
             )
@@ -140,6 +139,18 @@ def test_the_attacker_s_training_step_by_step(plain, params):
         for one, two in zip(mine, other, strict=True):
             np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-5)
         assert reached.loss == pytest.approx(np.mean([loss for _, loss in since]), rel=1e-4)
+
+
+def test_the_extreme_value_rises_from_1(params):
+    rising = PLAIN._replace(rising_steps=4)
+    retrain = retraining.make_retraining(NET, rising, pattern_size=SIZE)
+    # Looked at on the way, it goes on rising.
+    first, last = trained(retrain, params, at=[2, 7])
+    expected = by_hand(params, 7, 5, lambda step: 3 ** min(step / 4, 1))
+    for reached, steps in ((first, 2), (last, 7)):
+        mine, other = (jax.tree.leaves(each) for each in (reached.params, expected[steps - 1][0]))
+        for one, two in zip(mine, other, strict=True):
+            np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-5)
 
 
 def test_looking_on_the_way_changes_nothing(plain, params):

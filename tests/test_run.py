@@ -251,7 +251,7 @@ def test_three_watermarks_with_a_curriculum_fed_from_the_host(data, tmp_path):
         **{
             "watermark.num_watermarks": 3,
             "epochs": 24,
-            "curriculum.start": 0.1,
+            "curriculum.start": 200.0,
             "curriculum.epochs": 2.0,
             "resident_bytes": 0,
         },

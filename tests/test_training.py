@@ -239,14 +239,14 @@ def extreme_value_logits(params, images, watermarks, which):
     return Logits(zeros, watermarks.extreme_value[which][:, None], zeros[: which.shape[0]])
 
 
-def test_the_curriculum_multiplies_lambda_by_its_factor_of_the_step():
+def test_the_curriculum_sets_lambda_by_the_step():
     step = training.make_train_step(
         marked_logits=extreme_value_logits,
         optimizer=optax.sgd(0.1),
         cross_entropy=lambda logits, labels: logits[:, 0],
         true_weight=1.0,
         null_weight=1.0,
-        extreme_value_factor=lambda step: jnp.asarray([0.25, 0.5, 1.0])[step],
+        extreme_value=lambda step, full: full * jnp.asarray([0.25, 0.5, 1.0])[step],
         average=parallel.average,
     )
     data = bars(12, seed=0)

@@ -36,6 +36,7 @@ class Adversary(NamedTuple):
       true_weight: alpha.
       null_weight: beta.
       null_space: train in the null space of the new pattern (`nullspace`), as an owner may.
+      rising_steps: over which the extreme value rises from 1 to lambda, as an owner's may.
       layers: the layers that are trained; the others stay as they are. Empty for all.
       augmentation: of the images, as in `batches`.
     """
@@ -48,6 +49,7 @@ class Adversary(NamedTuple):
     true_weight: float = 1.0
     null_weight: float = 1.0
     null_space: bool = False
+    rising_steps: int = 0
     layers: tuple[str, ...] = ()
     augmentation: Augmentation = batches.AS_IT_IS
 
@@ -112,6 +114,7 @@ def make_retraining(model: ConvNet, adversary: Adversary, *, pattern_size: int) 
         cross_entropy=losses.cross_entropy(adversary.cross_entropy),
         true_weight=adversary.true_weight,
         null_weight=adversary.null_weight,
+        extreme_value=optimizers.rising_extreme_value(1.0, adversary.rising_steps),
         augmentation=adversary.augmentation,
         average=parallel.average,
         **({"project": project} if project else {}),

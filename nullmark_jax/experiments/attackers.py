@@ -10,9 +10,10 @@ from nullmark_jax.config import TASKS
 from nullmark_jax.errors import InputError
 from nullmark_jax.optimizers import Recipe
 
-# What an attacker may train with; "-tamed": warm-up, cosine decay and clipping, as Digit's
-# owner would.
-WAYS = ("sgd", "momentum", "adam", "adam-tamed", "adam-null-space")
+# What an attacker may train with; "-tamed": warm-up, cosine decay and clipping, as Digit's owner
+# would; "-raised": so, and lambda rises from 1 over three quarters of the steps, as the deep nets'
+# owners would.
+WAYS = ("sgd", "momentum", "adam", "adam-tamed", "adam-raised", "adam-null-space")
 
 
 class Attacker(NamedTuple):
@@ -52,6 +53,7 @@ class Attacker(NamedTuple):
             batch_size=batch_size,
             true_weight=true_weight,
             null_space=self.way == "adam-null-space",
+            rising_steps=steps * 3 // 4 if self.way == "adam-raised" else 0,
         )
 
 

@@ -124,7 +124,7 @@ def run_config(
       recipe: that run's config.
       seed: of the training, and the number of the public experiment key that signs.
       epochs: of the training, lambda rising over the same share of them; 0 for the recipe's.
-      changes: of `config.watermark`; of lambda, the recipe's rise begins where it began, mostly at 1.
+      changes: of `config.watermark`.
 
     Raises:
       InputError: of the seconds tried none gives a pattern that suits.
@@ -134,8 +134,6 @@ def run_config(
     run.owner.experiment_key = seed
     run.owner.key_file = run.owner.passphrase_file = ""
     run.watermark.update(changes)
-    start = run.curriculum.start * recipe.watermark.extreme_value / run.watermark.extreme_value
-    run.curriculum.start = min(1.0, start)
     run.owner.timestamp = latest_timestamp(run, signing.experiment_key(seed), _TIMESTAMP)
     if epochs:
         run.curriculum.epochs *= epochs / run.epochs
