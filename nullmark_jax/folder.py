@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import ml_collections
@@ -13,6 +12,25 @@ from nullmark_jax.errors import InputError
 _LARGEST = 2**30
 
 
+def check_folder(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Raises InputError where the folder holds another config's run, or something else.
+
+    Nothing is written; a folder that is not there yet will do.
+    """
+    path = folder / "config.json"
+    with files.writing(folder):
+        entries = list(folder.iterdir()) if folder.exists() else []
+    found = {entry.name for entry in entries if not files.is_part(entry)}
+    if path.name in found:
+        if files.read_bounded(path, _LARGEST) != to_json(config.to_dict()):
+            raise InputError(
+                f"--workdir: {folder} holds the run of another config (config.json differs); "
+                "give another folder or the same config"
+            )
+    elif found:
+        raise InputError(f"--workdir: {folder} is not empty and holds no run; give another folder")
+
+
 def claim_folder(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     """Makes the run folder and writes config.json, or finds this config's run there.
 
@@ -21,39 +39,32 @@ def claim_folder(folder: pathlib.Path, config: ml_collections.ConfigDict) -> Non
     Raises:
       InputError: the folder cannot be written, holds another config's run, or something else.
     """
-    text = to_json(config.to_dict())
+    check_folder(folder, config)
     path = folder / "config.json"
     with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        found = {entry.name for entry in folder.iterdir() if not files.is_part(entry)}
-    if path.name in found:
-        if files.read_bounded(path, _LARGEST) != text:
-            raise InputError(
-                f"--workdir: {folder} holds the run of another config (config.json differs); "
-                "give another folder or the same config"
-            )
-    elif found:
-        raise InputError(f"--workdir: {folder} is not empty and holds no run; give another folder")
-    else:
-        files.write_whole(path, text)
+    if not path.exists():
+        files.write_whole(path, to_json(config.to_dict()))
     for part in filter(files.is_part, folder.rglob("*")):
         part.unlink(missing_ok=True)
 
 
-def keep_verifier(
-    folder: pathlib.Path, *, owner: str, timestamp: Callable[[], str]
-) -> tuple[str, str]:
-    """Returns the owner and the timestamp of the run's first start, which verifier.json keeps.
+def write_verifier(folder: pathlib.Path, *, owner: str, timestamp: str) -> None:
+    """Writes verifier.json: whom and when a resumed run signs again. One that is there stays."""
+    path = folder / "verifier.json"
+    if not path.exists():
+        files.write_whole(path, to_json({"owner": owner, "timestamp": timestamp}))
 
-    So a resumed run signs the same string. Where there is no such file, the owner given is written, and
-    the timestamp that the function given returns.
+
+def read_verifier(folder: pathlib.Path) -> tuple[str, str] | None:
+    """Returns the owner and the timestamp of the run's first start; None where there was none.
 
     Raises:
-      InputError: the file cannot be written or read, or was damaged.
+      InputError: verifier.json cannot be read, or was damaged.
     """
     path = folder / "verifier.json"
     if not path.exists():
-        files.write_whole(path, to_json({"owner": owner, "timestamp": timestamp()}))
+        return None
     try:
         verifier = checks.json_object(files.read_bounded(path, _LARGEST))
         owner = checks.text("owner", verifier.get("owner"))

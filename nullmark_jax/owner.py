@@ -9,7 +9,7 @@ import ml_collections
 from nullmark_jax import checks, models, signing, transform
 from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
-from nullmark_jax.folder import keep_verifier
+from nullmark_jax.folder import read_verifier, write_verifier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +79,11 @@ TRIES = 600
 def find_owner(
     config: ml_collections.ConfigDict, folder: pathlib.Path, key: signing.SigningKey | None
 ) -> Owner:
-    """Returns the owner; makes owner.key in the run folder where there is no key yet.
+    """Returns the owner, with a key made anew where neither config nor run folder has one.
 
-    Where the config names no timestamp, the latest second whose pattern `suits` is signed; where it
-    does and the key is made here, the first key whose pattern does is kept.
+    Nothing is written: `keep_owner` does, once all else is known to be usable. What a run folder keeps
+    is taken from there. Where the config names no timestamp, the latest second whose pattern `suits` is
+    signed; where it does and the key is made here, the first key whose pattern does is taken.
 
     Args:
       config: as `nullmark_jax.config.default` describes it.
@@ -94,17 +95,28 @@ def find_owner(
     """
     named = config.owner
     if key is None:
-        passphrase = read_passphrase(config)
-        if not (folder / signing.PRIVATE_NAME).exists():
-            signing.write_key_files(folder, _new_key(config), passphrase)
-        key = signing.read_key(folder / signing.PRIVATE_NAME, passphrase)
+        path = folder / signing.PRIVATE_NAME
+        key = signing.read_key(path, read_passphrase(config)) if path.exists() else _new_key(config)
+    kept = read_verifier(folder)
+    if kept:
+        return Owner(key, *kept)
+    timestamp = named.timestamp or latest_timestamp(config, key, signing.utc_now())
+    return Owner(key, named.name, timestamp)
 
-    def timestamp() -> str:
-        if named.timestamp:
-            return named.timestamp
-        return latest_timestamp(config, key, signing.utc_now())
 
-    return Owner(key, *keep_verifier(folder, owner=named.name, timestamp=timestamp))
+def keep_owner(config: ml_collections.ConfigDict, folder: pathlib.Path, owner: Owner) -> None:
+    """Writes what the run folder lacks of its owner: owner.key and owner.pub, and verifier.json.
+
+    The key only where the config names none.
+
+    Raises:
+      InputError: a file cannot be written.
+    """
+    named = config.owner
+    made_here = named.experiment_key < 0 and not named.key_file
+    if made_here and not (folder / signing.PRIVATE_NAME).exists():
+        signing.write_key_files(folder, owner.key, read_passphrase(config))
+    write_verifier(folder, owner=owner.name, timestamp=owner.timestamp)
 
 
 def latest_timestamp(config: ml_collections.ConfigDict, key: signing.SigningKey, last: str) -> str:

@@ -34,6 +34,7 @@ from nullmark_jax.checkpoint import Checkpoints
 from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
 from nullmark_jax.folder import (
+    check_folder,
     claim_folder,
     read_history,
     read_seconds,
@@ -42,7 +43,14 @@ from nullmark_jax.folder import (
     write_seconds,
 )
 from nullmark_jax.metrics import Counts
-from nullmark_jax.owner import Owner, check_suits, find_owner, named_key, owner_watermarks
+from nullmark_jax.owner import (
+    Owner,
+    check_suits,
+    find_owner,
+    keep_owner,
+    named_key,
+    owner_watermarks,
+)
 from nullmark_jax.progress import Progress
 from nullmark_jax.reports import figures, page, table
 
@@ -80,10 +88,12 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
     plan = make_plan(config, splits.train)
     key = named_key(config)
     check_suits(config, key)
-    claim_folder(folder, config)
+    check_folder(folder, config)
     owner = find_owner(config, folder, key)
     watermarks = owner_watermarks(config, owner)
     check_labels(splits, watermarks)
+    claim_folder(folder, config)
+    keep_owner(config, folder, owner)
     # Before the training, which the source tree may not wait for.
     where = environment.describe("nullmark_jax.main")
     params, history, seconds = train(config, folder, splits, watermarks, plan)

@@ -129,9 +129,10 @@ def test_damaged_seconds_are_one_line(tmp_path, text):
 
 
 def test_a_resumed_run_keeps_its_first_timestamp(tmp_path):
-    first = folders.keep_verifier(tmp_path, owner="Ann", timestamp=lambda: "2026-01-02T03:04:05Z")
-    again = folders.keep_verifier(tmp_path, owner="Ann", timestamp=lambda: "2027-01-01T00:00:00Z")
-    assert first == again == ("Ann", "2026-01-02T03:04:05Z")
+    assert folders.read_verifier(tmp_path) is None
+    folders.write_verifier(tmp_path, owner="Ann", timestamp="2026-01-02T03:04:05Z")
+    folders.write_verifier(tmp_path, owner="Ann", timestamp="2027-01-01T00:00:00Z")
+    assert folders.read_verifier(tmp_path) == ("Ann", "2026-01-02T03:04:05Z")
 
 
 @pytest.mark.parametrize(
@@ -149,6 +150,6 @@ def test_a_damaged_verifier_json_is_one_line(tmp_path, text):
     path = tmp_path / "verifier.json"
     path.write_text(text)
     with pytest.raises(InputError, match=rf"^{re.escape(str(path))}: ") as failure:
-        folders.keep_verifier(tmp_path, owner="Ann", timestamp=lambda: "2026-01-02T03:04:05Z")
+        folders.read_verifier(tmp_path)
     assert "\n" not in str(failure.value)
     assert path.read_text() == text

@@ -21,7 +21,10 @@ def data(tmp_path_factory):
 
 
 def find(config, folder):
-    return owner.find_owner(config, folder, owner.named_key(config))
+    """The owner, kept as a run keeps it."""
+    found = owner.find_owner(config, folder, owner.named_key(config))
+    owner.keep_owner(config, folder, found)
+    return found
 
 
 def test_a_run_makes_its_own_key_once(data, tmp_path):
@@ -34,6 +37,18 @@ def test_a_run_makes_its_own_key_once(data, tmp_path):
     assert again.key.public_key == first.key.public_key
     assert (again.name, again.timestamp) == (first.name, first.timestamp)
     assert first.key.public_key.hex() in repr(first)
+
+
+def test_finding_an_owner_writes_nothing(data, tmp_path):
+    config = tiny_task.config(data, **{"owner.experiment_key": -1, "owner.timestamp": ""})
+    one, other = (owner.find_owner(config, tmp_path / "run", None) for _ in range(2))
+    assert not (tmp_path / "run").exists()
+    assert one.key.public_key != other.key.public_key
+
+
+def test_a_key_that_the_config_names_is_not_copied(data, tmp_path):
+    find(tiny_task.config(data, **{"owner.experiment_key": 3}), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["verifier.json"]
 
 
 def test_a_key_file_that_the_config_names(data, tmp_path):

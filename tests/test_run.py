@@ -294,6 +294,11 @@ def test_the_clipped_cross_entropy_leaves_the_watermark_unlearned(data, tmp_path
         ({"owner.name": "a\nb"}, r"^owner: 'a\\nb' has a line break"),
         ({"data.path": "/nowhere.npz"}, r"^config.data.path='/nowhere.npz': no such file"),
         ({"epochs": 0}, r"^config.epochs: 0 is out of range"),
+        # No signature gives a pattern as far off the middle.
+        (
+            {"owner.timestamp": "", "owner.min_free": 1.0},
+            r"^config.owner.min_free: 1.0 of the last",
+        ),
     ],
 )
 def test_unusable_input_is_one_line_before_anything_is_written(data, tmp_path, change, message):
@@ -341,6 +346,19 @@ def test_images_all_of_the_watermark_s_label_are_one_line(split):
     run.check_labels(Splits(**parts | {"validation": one_class(0, count=0)}), marks)
     with pytest.raises(InputError, match=rf"every {split} image is of class 2, a watermark's own"):
         run.check_labels(Splits(**parts | {split: one_class(2)}), marks)
+
+
+def test_images_all_of_the_watermark_s_label_leave_no_folder(data, tmp_path):
+    config = tiny_task.config(data, **{"owner.experiment_key": 0})
+    signer = owner.find_owner(config, tmp_path / "run", signing.experiment_key(0))
+    label = owner.owner_watermarks(config, signer).target_label[0]
+    arrays = dict(np.load(config.data.path))
+    arrays["y_test"] = np.full_like(arrays["y_test"], label)
+    np.savez(tmp_path / "one.npz", **arrays)
+    config.data.path = str(tmp_path / "one.npz")
+    with pytest.raises(InputError, match="every test image is of class"):
+        run.train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_watermarks_are_the_signature_s_first_ones(data):
