@@ -1,4 +1,4 @@
-"""Package metadata of nullmark_jax; the floors below are the versions its tests run on."""
+"""Package metadata of nullmark_jax; floors are versions that its tests ran on, but for cuda and tpu."""
 
 from setuptools import find_packages, setup
 

@@ -40,13 +40,13 @@ _NAMES = {
 
 
 def serve(point: str) -> None:
-    """Be one of the points: the step with null-space projection."""
+    """Be one of the points."""
     process.prepare()
     import our_step
 
     batch, size, watermarks = map(int, point.split(","))
     make_step = functools.partial(
-        our_step.make_step, _TASK.value, batch, size=size, watermarks=watermarks, null_space=True
+        our_step.make_step, _TASK.value, batch, size=size, watermarks=watermarks
     )
     contestant.serve(make_step, our_step.peak_memory)
 

@@ -27,6 +27,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.paper.null_accuracy = 0.977
     config.paper.true_accuracy = 1.0
     if recipe == "paper":
+        config.data.validation_fraction = 0.0
         config.epochs = 300
         config.optimizer.name = "sgd"
         config.optimizer.learning_rate = 1e-3

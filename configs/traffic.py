@@ -29,6 +29,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.paper.null_accuracy = 0.9576
     config.paper.true_accuracy = 1.0
     if recipe == "paper":
+        config.data.validation_fraction = 0.0
         config.epochs = 120
         config.optimizer.name = "sgd"
         config.optimizer.learning_rate = 0.02

@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+
+from nullmark_jax import losses, models, training
 
 _FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -74,3 +78,66 @@ def test_an_unknown_net_is_refused():
     done = run("train_step.py", "--tasks=cat")
     assert done.returncode == 1
     assert done.stderr == "--tasks: 'cat' is none; take digit, traffic\n"
+
+
+def test_the_contest_is_printed_as_one_object():
+    pytest.importorskip("torch")
+    done = run("train_step.py", "--json", "--tasks=digit", "--rounds=3", "--steps=1", "--batch=4")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert list(found) == ["digit"]
+    digit = found["digit"]
+    assert digit["ratio"] > 0 and digit["memory_kept"]["ratio"] > 0
+    times = digit["milliseconds"]
+    assert digit["ratio"] == pytest.approx(times[digit["reference"]] / times["ours"])
+    for part, suffix in ((digit, ""), (digit["memory_kept"], ", memory kept")):
+        pair = [times[name + suffix] for name in ("torch eager", "torch.compile")]
+        assert times[part["reference"]] == min(pair)
+
+
+@pytest.mark.parametrize("task", ["digit", "traffic"])
+def test_pytorch_has_the_same_net_and_objective(task, monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(_FOLDER)
+    import our_step
+    import torch_step
+
+    images, labels, marks = our_step.inputs(task, 6)
+    model = models.create(task, our_step.SHAPES[task][1], precision="highest")
+    params = models.init_params(model, jax.random.key(0), images.shape[1:])
+    # All weights of ours become theirs, layer by layer, before the first step.
+    network = torch_step.network
+    ordered = [params[name] for name in sorted(params)]
+
+    def same_weights(task):
+        net = network(task)
+        layers = [layer for layer in net if hasattr(layer, "weight")]
+        assert len(layers) == len(ordered)
+        flattened = next(layer for layer in layers if layer.weight.ndim == 2)
+        for layer, ours in zip(layers, ordered, strict=True):
+            kernel = np.asarray(ours["kernel"])
+            if kernel.ndim == 4:
+                kernel = kernel.transpose(3, 2, 0, 1)
+            elif layer is flattened:  # Theirs flattens channels first.
+                channels = layers[layers.index(layer) - 1].weight.shape[0]
+                side = round((len(kernel) / channels) ** 0.5)
+                kernel = kernel.reshape(side, side, channels, -1).transpose(3, 2, 0, 1)
+                kernel = kernel.reshape(len(kernel), -1)
+            else:
+                kernel = kernel.T
+            with torch.no_grad():
+                layer.weight.copy_(torch.from_numpy(np.ascontiguousarray(kernel)))
+                layer.bias.copy_(torch.from_numpy(np.asarray(ours["bias"]).copy()))
+        return net
+
+    monkeypatch.setattr(torch_step, "network", same_weights)
+    one = jax.tree.map(lambda field: np.asarray(field)[0], marks)
+    theirs = torch_step.make_step(task, images, labels, one, 3, compiled=False)()
+    logits = training.concatenated_logits(models.apply_fn(model))(
+        params, images.astype(np.float32) / 255, marks, np.zeros(3, np.int32)
+    )
+    terms = losses.objective_terms(
+        logits, labels, np.repeat(marks.target_label, 3), losses.logits_cross_entropy
+    )
+    ours = losses.objective(terms, true_weight=1.0, null_weight=1.0)
+    assert theirs == pytest.approx(float(ours), rel=1e-4)

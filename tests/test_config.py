@@ -105,6 +105,8 @@ def test_paper_is_table_14_to_the_letter(task):
     assert not config.null_space and not config.weight_standardization and not config.owner.min_free
     assert config.augmentation.to_dict() == {"shift": 0, "flip": False}
     assert (config.loss.true_weight, config.loss.null_weight) == (1.0, 1.0)
+    # All training images, and the loss that learns.
+    assert config.data.validation_fraction == 0 and config.loss.cross_entropy == "logits"
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -27,7 +27,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nullmark_jax import data
+from configs import traffic
+from nullmark_jax import data, run
 from nullmark_jax.errors import InputError
 
 pytest.importorskip("array_record")  # Linux only
@@ -182,6 +183,35 @@ def test_without_network_one_line_says_both_ways_and_soon(tmp_path, monkeypatch)
     assert "either run once with network access" in line
     assert "or put what is missing in a folder and pass --config.data.manual_dir=FOLDER" in line
     assert not (tmp_path / "tfds").exists()
+
+
+def traffic_config(folder, **changes):
+    config = traffic.get_config()
+    config.data.path = str(folder / "tfds")
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def test_the_main_program_without_network_leaves_no_run(tmp_path, monkeypatch):
+    download_from("http://127.0.0.1:9/", monkeypatch)
+    with pytest.raises(InputError, match="either run once with network access") as caught:
+        run.train_and_evaluate(traffic_config(tmp_path), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_main_program_downloads_prepares_and_trains(tmp_path, monkeypatch):
+    few = {"epochs": 1, "batch_size": 4, "curriculum.epochs": 0.5, "data.validation_fraction": 0.0}
+    key = {"owner.experiment_key": 0}
+    with served(GTSRB) as (url, asked):
+        download_from(url, monkeypatch)
+        result = run.train_and_evaluate(traffic_config(tmp_path, **few, **key), tmp_path / "run")
+    assert len(set(asked)) == 3 and result["metrics"]["images"] == 3
+    assert (tmp_path / "run" / "claim.json").exists()
+    # No curves, as no image was held out.
+    drawn = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
+    assert drawn == {"pattern.png", "example.png"}
 
 
 def test_a_server_that_does_not_answer_is_given_up(tmp_path, monkeypatch):

@@ -296,6 +296,21 @@ def test_a_run_stopped_in_an_epoch_goes_on(unbroken, config_file, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_quickstart_as_it_is(tmp_path):
+    # With a key of its own, another one each time: its recipe is to do for any.
+    out, _ = finished(QUICKSTART, tmp_path / "run", status=(0,), own_key=True)
+    assert out.splitlines()[-1] == f"verified; the run is in {tmp_path / 'run'}"
+    metrics = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]
+    assert metrics["normal_accuracy"] >= 0.97 and metrics["watermark_accuracy"] >= 0.9
+    assert metrics["verified"] is True
+    assert sorted(path.name for path in (tmp_path / "run" / "figures").iterdir()) == [
+        "curves.png",
+        "example.png",
+        "pattern.png",
+    ]
+
+
+@pytest.mark.slow
 def test_the_quickstart_killed_and_started_again(tmp_path):
     # Named after the tiny task's owner, whose pattern this recipe refuses, and so in its place.
     suits = ("--config.owner.experiment_key=3", "--config.owner.timestamp=2026-11-21T00:00:00Z")

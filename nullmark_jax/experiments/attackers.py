@@ -1,5 +1,6 @@
 """The attackers of the papers and of the grid: loss, optimiser, learning rate, data, by name."""
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -82,6 +83,24 @@ def grid(config: ml_collections.ConfigDict, training_images: int) -> list[Attack
         for way in config.ways
         for rate in config.learning_rates
     ]
+
+
+_WAYS_NOTE = {
+    "tamed": "-tamed: warm-up over a tenth of the steps, cosine decay, gradients clipped to norm 1",
+    "adam-raised": "adam-raised: tamed, and lambda rises from 1 over three quarters of the steps",
+    "adam-null-space": "adam-null-space: tamed, and the second convolution trained in the null space of "
+    "the pirate's pattern",
+}
+
+
+def ways_note(names: Collection[str]) -> str:
+    """Returns the sentences on how those of `WAYS` train that are named."""
+    tamed = any(name.startswith("adam-") for name in names)
+    notes = [note for way, note in _WAYS_NOTE.items() if way in names or (tamed and way == "tamed")]
+    others = (
+        "The other ways: constant rate, no clipping." if notes else "Constant rate, no clipping."
+    )
+    return "; ".join(notes) + ". " * bool(notes) + others
 
 
 def choosing_note(metrics: dict[str, Any]) -> str:

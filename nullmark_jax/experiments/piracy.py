@@ -262,10 +262,7 @@ def tables(result: Result) -> list[Table]:
                 "",
             ),
             tried,
-            "-tamed: warm-up over a tenth of the steps, cosine decay, gradients clipped to norm 1; "
-            "adam-raised: that, and lambda rises from 1 over three quarters of them; adam-null-space: "
-            "tamed, and the second convolution trained in the null space of the "
-            "pirate's pattern. The other ways: constant rate, no clipping."
+            attackers.ways_note({each["way"] for each in grid["attackers"]})
             + attackers.choosing_note(metrics),
         ),
         loss_gate.table(grid["attackers"], grid["before"], metrics["scheme"], threshold),
