@@ -53,7 +53,8 @@ def make_step(
     optimizer = optimizers.optimizer(optimizers.Recipe("adam", 1e-3, clip_norm=1.0), 1000)
     more, on_copies = {}, None
     if null_space:
-        more["project"] = nullspace.for_network(model, pattern_size=PATTERN_SIZE)
+        into_null_space = nullspace.for_network(model, pattern_size=PATTERN_SIZE)
+        more["project"] = lambda params, marks: into_null_space(params, marks.pattern)
         on_copies = nullspace.hold_first_layer
     step = training.make_train_step(
         **more,

@@ -35,11 +35,12 @@ class Checkpoints:
 
     def __init__(self, directory: pathlib.Path) -> None:
         self._directory = directory.absolute()
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=_KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=True
-        )
+        options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, enable_async_checkpointing=False)
         with _orbax(f"{directory}: cannot hold checkpoints", "give a folder that you may write to"):
             self._directory.mkdir(exist_ok=True)
+            # What a killed run left. Orbax would remove it in a thread that nothing waits for.
+            for part in self._directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(part)
             self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def __enter__(self) -> "Checkpoints":

@@ -5,9 +5,13 @@ one place. Numbers under `watermark` and `data.input_shape`, `data.num_classes` 
 protocol: the authority takes them from here, never from a claim.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import ml_collections
 
 from nullmark_jax import checks, models, transform
+from nullmark_jax.baselines import schemes
 from nullmark_jax.errors import InputError
 from nullmark_jax.losses import cross_entropy
 from nullmark_jax.optimizers import Recipe, check_recipe
@@ -42,7 +46,11 @@ def default() -> ml_collections.ConfigDict:
     config.data.validation_fraction = 0.05
 
     config.watermark = ml_collections.ConfigDict()
-    config.watermark.scheme = "null-embedding"  # or "wonder-filter"
+    # "null-embedding" or "wonder-filter"; or an earlier design's triggers: "adi", "zhang-content",
+    # "zhang-unrelated", "zhang-noise", of which pattern size and extreme value say nothing.
+    config.watermark.scheme = "null-embedding"
+    # Of "adi": the owner's own images, an .npz or a folder of pictures; "" for abstract art.
+    config.watermark.trigger_images = ""
     # Indices 0..K-1 of one signature; 0 trains the watermark-free twin.
     config.watermark.num_watermarks = 1
     config.watermark.pattern_size = 6  # n
@@ -99,6 +107,21 @@ def default() -> ml_collections.ConfigDict:
     return config
 
 
+def with_defaults(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """Returns the config of some fields, as config.json holds them, with defaults for those missing."""
+
+    def filled(given: Mapping[str, Any], known: ml_collections.ConfigDict) -> dict[str, Any]:
+        made = dict(given)
+        for name, value in known.items():
+            if isinstance(value, ml_collections.ConfigDict) and isinstance(given.get(name), dict):
+                made[name] = filled(given[name], value)
+            else:
+                made.setdefault(name, value)
+        return made
+
+    return ml_collections.ConfigDict(filled(fields, default()))
+
+
 def recipe(config: ml_collections.ConfigDict) -> Recipe:
     """Returns `config.optimizer` as a `Recipe`."""
     return Recipe(**config.optimizer.to_dict())
@@ -122,7 +145,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         "model": (config.model, tuple(models.MODELS)),
         "precision": (config.precision, PRECISIONS),
         "data.source": (config.data.source, SOURCES),
-        "watermark.scheme": (config.watermark.scheme, transform.SCHEMES),
+        "watermark.scheme": (config.watermark.scheme, (*transform.SCHEMES, *schemes.SCHEMES)),
     }
     for field, (value, known) in one_of.items():
         if value not in known:
@@ -167,9 +190,19 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise InputError(
                 f"config.{field}: {value} is out of range; take one in [{bottom}, {top}]"
             )
+    triggers = config.watermark.scheme in schemes.SCHEMES
+    if triggers and config.watermark.num_watermarks > 1:
+        raise InputError(
+            f"config.watermark.num_watermarks: {config.watermark.num_watermarks} is too many for "
+            f"{config.watermark.scheme}; give 1, or 0 for a watermark-free model"
+        )
+    if triggers and config.null_space:
+        raise InputError(
+            f"config.null_space: True is nothing for {config.watermark.scheme}; give False"
+        )
     try:
         transform.check_geometry(
-            scheme=config.watermark.scheme,
+            scheme="null-embedding" if triggers else config.watermark.scheme,
             height=shape[0],
             width=shape[1],
             num_classes=config.data.num_classes,

@@ -1,26 +1,31 @@
 """Accuracies of parameters over a whole data set, on all local devices."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from nullmark_jax import parallel
+from nullmark_jax.baselines.triggers import Triggers, apply, are_whole_images
 from nullmark_jax.data import Dataset
-from nullmark_jax.embedding import Watermark, mark_batch, scale_pixels
-from nullmark_jax.metrics import Counts, count
+from nullmark_jax.embedding import mark_batch, scale_pixels
+from nullmark_jax.marks import Marks
+from nullmark_jax.metrics import Counts, TriggerCounts, count
 from nullmark_jax.models import ApplyFn, Params
 
 _BATCH = 512
 
-Evaluator = Callable[[Params, Watermark], Counts]
+# Of watermarks `Counts`, of triggers `TriggerCounts`.
+Evaluator = Callable[[Params, Any], Any]
 
 
 def make_evaluator(apply_fn: ApplyFn, dataset: Dataset, *, batch_size: int = _BATCH) -> Evaluator:
-    """Returns (params, watermarks) -> Counts, each field int [K], over all of `dataset`.
+    """Returns (params, marks) -> counts over all of `dataset`.
 
-    The watermarks are a population (leading axis K >= 1); the evaluator is compiled once for each K.
+    The marks are a population (leading axis K >= 1); the evaluator is compiled once for each K. Of
+    watermarks it returns `Counts`, each field int [K]; of triggers `TriggerCounts`.
 
     Args:
       apply_fn: the network.
@@ -31,10 +36,12 @@ def make_evaluator(apply_fn: ApplyFn, dataset: Dataset, *, batch_size: int = _BA
     size = devices * -(-min(batch_size * devices, len(dataset.labels)) // devices)
 
     def counts(
-        params: Params, images: jax.Array, labels: jax.Array, valid: jax.Array, marks: Watermark
-    ) -> Counts:
+        params: Params, images: jax.Array, labels: jax.Array, valid: jax.Array, marks: Marks
+    ) -> Counts | TriggerCounts:
         seen = scale_pixels(images)
         clean = apply_fn(params, seen).argmax(-1)
+        if isinstance(marks, Triggers):
+            return parallel.total(_of_triggers(apply_fn, params, seen, clean, labels, valid, marks))
         each = []
         # Unrolled: a convolution inside a loop of XLA's is slow on the CPU, and K is small.
         for k in range(marks.target_label.shape[0]):
@@ -53,8 +60,18 @@ def make_evaluator(apply_fn: ApplyFn, dataset: Dataset, *, batch_size: int = _BA
 
     run = parallel.pmap_shares(counts, cut=(False, True, True, True, False))
 
-    def evaluate(params: Params, watermarks: Watermark) -> Counts:
-        params, watermarks = parallel.replicate((params, watermarks))
+    answer = jax.jit(lambda params, images: apply_fn(params, images).argmax(-1))
+
+    def evaluate(params: Params, marks: Marks) -> Counts | TriggerCounts:
+        if not (isinstance(marks, Triggers) and are_whole_images(marks)):
+            return over_all(params, marks)
+        # Whatever they are put on, they are seen alone.
+        counted = over_all(params, jax.tree.map(lambda field: field[:0], marks))
+        right = np.asarray(answer(params, marks.add)) == np.asarray(marks.target_label)
+        return counted._replace(true_images=np.int32(len(right)), true=np.int32(right.sum()))
+
+    def over_all(params: Params, marks: Marks) -> Any:
+        params, marks = parallel.replicate((params, marks))
         sums = []
         for start in range(0, len(dataset.labels), size):
             images = dataset.images[start : start + size]
@@ -63,7 +80,32 @@ def make_evaluator(apply_fn: ApplyFn, dataset: Dataset, *, batch_size: int = _BA
             short = size - len(labels)
             images = np.pad(images, ((0, short), (0, 0), (0, 0), (0, 0)))
             labels = np.pad(labels, (0, short))
-            sums.append(run(params, *parallel.share((images, labels, valid), devices), watermarks))
+            sums.append(run(params, *parallel.share((images, labels, valid), devices), marks))
         return jax.tree.map(lambda *fields: np.sum(np.stack(fields), axis=0), *sums)
 
     return evaluate
+
+
+def _of_triggers(
+    apply_fn: ApplyFn,
+    params: Params,
+    seen: jax.Array,
+    clean: jax.Array,
+    labels: jax.Array,
+    valid: jax.Array,
+    marks: Triggers,
+) -> TriggerCounts:
+    """Returns the counts of one batch with each trigger on its images of other labels."""
+    shown = true = jnp.zeros((), jnp.int32)
+    for k in range(len(marks.target_label)):
+        marked = apply(seen, marks.keep[k : k + 1], marks.add[k : k + 1])
+        counted = valid & (labels != marks.target_label[k])
+        right = apply_fn(params, marked).argmax(-1) == marks.target_label[k]
+        shown += counted.sum(dtype=jnp.int32)
+        true += (counted & right).sum(dtype=jnp.int32)
+    return TriggerCounts(
+        images=valid.sum(dtype=jnp.int32),
+        correct=(valid & (clean == labels)).sum(dtype=jnp.int32),
+        true_images=shown,
+        true=true,
+    )

@@ -19,7 +19,7 @@ def check_folder(folder: pathlib.Path, config: ml_collections.ConfigDict) -> Non
     """
     path = folder / "config.json"
     with files.writing(folder):
-        entries = list(folder.iterdir()) if folder.exists() else []
+        entries = list(folder.iterdir()) if folder.is_dir() else []
     found = {entry.name for entry in entries if not files.is_part(entry)}
     if path.name in found:
         if files.read_bounded(path, _LARGEST) != to_json(config.to_dict()):

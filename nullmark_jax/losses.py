@@ -53,10 +53,13 @@ def cross_entropy(name: str, *, field: str = "config.loss.cross_entropy") -> Cro
 
 
 class Logits(NamedTuple):
-    """A batch's logits: of its images, and of the null and the true copies of its first images."""
+    """A batch's logits: of its images, and of the null and the true copies of its first images.
+
+    A scheme without null embedding has no null copies.
+    """
 
     clean: Float[Array, "batch num_classes"]
-    null: Float[Array, "marked num_classes"]
+    null: Float[Array, "null num_classes"]
     true: Float[Array, "marked num_classes"]
 
 
@@ -86,9 +89,10 @@ def objective_terms(
     clean = cross_entropy(logits.clean, labels).mean()
     if marked == 0:
         return Terms(clean, jnp.zeros_like(clean), jnp.zeros_like(clean))
+    has_null = logits.null.shape[0] > 0
     return Terms(
         clean,
-        cross_entropy(logits.null, labels[:marked]).mean(),
+        cross_entropy(logits.null, labels[:marked]).mean() if has_null else jnp.zeros_like(clean),
         cross_entropy(logits.true, target_labels).mean(),
     )
 

@@ -52,6 +52,32 @@ class Counts(NamedTuple):
         return _rate(self.true, self.true_images)
 
 
+class TriggerCounts(NamedTuple):
+    """Counts of images, int32 scalars, where triggers are the mark: summed over all of them.
+
+    Attributes:
+      images: images seen.
+      correct: F(x) = y (NC counts these).
+      true_images: triggers shown: each image of its own once, another on every image with y != y_t.
+      true: F = y_t, the trigger's label, among those.
+    """
+
+    images: Int[Array, ""]
+    correct: Int[Array, ""]
+    true_images: Int[Array, ""]
+    true: Int[Array, ""]
+
+    @property
+    def normal_accuracy(self) -> jax.Array:
+        """NC in [0, 1]; not a number when no image was seen."""
+        return _rate(self.correct, self.images)
+
+    @property
+    def true_accuracy(self) -> jax.Array:
+        """The share of triggers answered with their label, in [0, 1]; not a number when none was shown."""
+        return _rate(self.true, self.true_images)
+
+
 def _rate(hits: jax.Array, of: jax.Array) -> jax.Array:
     with np.errstate(invalid="ignore"):  # Sums on the host are NumPy's, which warns of 0 / 0.
         return hits / of

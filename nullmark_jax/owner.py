@@ -7,9 +7,11 @@ from collections.abc import Iterable
 import ml_collections
 
 from nullmark_jax import checks, models, signing, transform
+from nullmark_jax.baselines import schemes
 from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
 from nullmark_jax.folder import read_verifier, write_verifier
+from nullmark_jax.marks import Marks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +21,10 @@ class Owner:
     key: signing.SigningKey
     name: str
     timestamp: str
+
+    def signature(self) -> bytes:
+        """Returns the signature of the verifier string, from which all marks come."""
+        return signing.sign(self.key, owner=self.name, timestamp=self.timestamp)
 
 
 def named_key(config: ml_collections.ConfigDict) -> signing.SigningKey | None:
@@ -52,7 +58,8 @@ def suits(config: ml_collections.ConfigDict, owner: Owner) -> bool:
     Each must leave `config.owner.min_free` of the last block's features out of its reach
     (`models.free_share`).
     """
-    if not (config.owner.min_free and config.watermark.num_watermarks):
+    signed = config.watermark.scheme in transform.SCHEMES
+    if not (config.owner.min_free and config.watermark.num_watermarks and signed):
         return True
     model = models.create(config.model, config.data.num_classes, precision=config.precision)
     free = models.free_share(model, owner_watermarks(config, owner).pattern)
@@ -148,13 +155,26 @@ def _first(config: ml_collections.ConfigDict, owners: Iterable[Owner]) -> Owner:
     )
 
 
-def owner_watermarks(config: ml_collections.ConfigDict, owner: Owner) -> Watermark:
-    """Returns the owner's watermarks 0..K-1 as a population.
+def owner_marks(config: ml_collections.ConfigDict, owner: Owner) -> Marks:
+    """Returns the owner's marks of the config's scheme: `owner_watermarks`, or an earlier one's triggers.
 
-    For K = 0 that is watermark 0, which is *not* embedded: a watermark-free model is measured
-    against it, as the control.
+    Where `num_watermarks` is 0 they are not embedded: a watermark-free model is measured against them, as
+    the control.
     """
-    signature = signing.sign(owner.key, owner=owner.name, timestamp=owner.timestamp)
+    if config.watermark.scheme in transform.SCHEMES:
+        return owner_watermarks(config, owner)
+    return schemes.make(
+        config.watermark.scheme,
+        owner.signature(),
+        shape=tuple(config.data.input_shape),
+        num_classes=config.data.num_classes,
+        images=config.watermark.trigger_images,
+    )
+
+
+def owner_watermarks(config: ml_collections.ConfigDict, owner: Owner) -> Watermark:
+    """Returns the owner's watermarks 0..K-1 as a population; watermark 0 where K is 0."""
+    signature = owner.signature()
     height, width, _ = config.data.input_shape
     return transform.stack(
         [

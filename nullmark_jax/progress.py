@@ -41,7 +41,7 @@ class Progress:
         """Shows an epoch's record: losses as they are, accuracies in percent."""
         shown = {"loss": f"{record['loss']:.4f}"}
         for name, short in (("normal", "NC"), ("null", "null"), ("true", "true")):
-            if f"{name}_accuracy" in record:
+            if record.get(f"{name}_accuracy") is not None:
                 shown[short] = f"{100 * record[f'{name}_accuracy']:.2f}%"
         line = ", ".join(f"{name} {value}" for name, value in shown.items())
         self.say(line if self._terminal else f"epoch {record['epoch']}: {line}")

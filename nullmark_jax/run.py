@@ -18,20 +18,20 @@ from nullmark_jax import (
     environment,
     evaluation,
     files,
-    incremental,
     losses,
     models,
     nullspace,
     optimizers,
+    outcome,
     parallel,
     process,
     standardization,
     training,
-    verification,
+    transform,
 )
 from nullmark_jax import config as configs
+from nullmark_jax.baselines.triggers import Triggers
 from nullmark_jax.checkpoint import Checkpoints
-from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
 from nullmark_jax.folder import (
     check_folder,
@@ -42,17 +42,16 @@ from nullmark_jax.folder import (
     write_history,
     write_seconds,
 )
-from nullmark_jax.metrics import Counts
+from nullmark_jax.marks import Marks, count, rising
 from nullmark_jax.owner import (
-    Owner,
     check_suits,
     find_owner,
     keep_owner,
     named_key,
-    owner_watermarks,
+    owner_marks,
 )
 from nullmark_jax.progress import Progress
-from nullmark_jax.reports import figures, page, table
+from nullmark_jax.reports import page, table
 
 _VERDICTS = {
     True: "A model trained with its owner's watermark; the claim verifies.",
@@ -63,6 +62,7 @@ _CAPTIONS = {
     "curves": "Accuracies on validation images, epoch by epoch.",
     "pattern": "The watermark's pattern.",
     "example": "A test image, and its null and its true copy.",
+    "triggers": "The triggers, or images without and with the trigger, and the labels that they are to get.",
 }
 
 
@@ -85,21 +85,23 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
     process.prepare()
     folder = pathlib.Path(workdir)
     splits = data.load(**data_arguments(config), seed=config.seed)
-    plan = make_plan(config, splits.train)
     key = named_key(config)
     check_suits(config, key)
     check_folder(folder, config)
     owner = find_owner(config, folder, key)
-    watermarks = owner_watermarks(config, owner)
-    check_labels(splits, watermarks)
+    marks = owner_marks(config, owner)
+    check_labels(splits, marks)
+    plan = make_plan(config, splits.train, count(marks))
     claim_folder(folder, config)
     keep_owner(config, folder, owner)
+    if isinstance(marks, Triggers) and config.watermark.scheme == "adi":
+        outcome.write_commitments(config, folder, owner, marks)
     # Before the training, which the source tree may not wait for.
     where = environment.describe("nullmark_jax.main")
-    params, history, seconds = train(config, folder, splits, watermarks, plan)
+    params, history, seconds = train(config, folder, splits, marks, plan)
 
     model = models.create(config.model, config.data.num_classes, precision=config.precision)
-    test = evaluation.make_evaluator(models.apply_fn(model), splits.test)(params, watermarks)
+    test = evaluation.make_evaluator(models.apply_fn(model), splits.test)(params, marks)
     digest = claim.write_model(
         folder / "model.safetensors",
         params,
@@ -109,15 +111,16 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
     )
     verified = None
     if config.watermark.num_watermarks:
-        write_claim(config, folder, owner, digest)
-        verified = verify_folder(config, folder, splits.test)
-    draw(folder, history, splits.test, watermarks, config)
+        if config.watermark.scheme in transform.SCHEMES:
+            outcome.write_claim(config, folder, owner, digest)
+        verified = outcome.verify_folder(config, folder, owner, marks, splits.test)
+    outcome.draw(folder, history, splits.test, marks, config)
     result = {
         "experiment": "train",
         "task": config.task,
         "seed": config.seed,
-        "metrics": summary(test, verified, config.watermark.scheme),
-        "paper": paper_figures(config),
+        "metrics": outcome.summary(test, verified, config.watermark.scheme),
+        "paper": outcome.paper_figures(config),
         "environment": where,
         "seconds": round(seconds, 1),
     }
@@ -138,11 +141,11 @@ def data_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return config.data.to_dict()
 
 
-def check_labels(splits: data.Splits, watermarks: Watermark) -> None:
-    """Raises InputError where a watermark's label is that of all images it is measured on."""
+def check_labels(splits: data.Splits, marks: Marks) -> None:
+    """Raises InputError where a mark's label is that of all images it is measured on."""
     for name, split in (("validation", splits.validation), ("test", splits.test)):
         classes = np.unique(split.labels)
-        if len(classes) == 1 and classes[0] in watermarks.target_label:
+        if len(classes) == 1 and classes[0] in marks.target_label:
             raise InputError(
                 f"config.data: every {name} image is of class {classes[0]}, a watermark's own "
                 "label, which leaves its true accuracy undefined; give images of other classes too"
@@ -150,9 +153,9 @@ def check_labels(splits: data.Splits, watermarks: Watermark) -> None:
 
 
 def make_plan(
-    config: ml_collections.ConfigDict, train_split: data.Dataset
+    config: ml_collections.ConfigDict, train_split: data.Dataset, num_marks: int
 ) -> Callable[[int], batches.Batch]:
-    """Returns epoch -> its batches.
+    """Returns epoch -> its batches, the copies of each being of `num_marks` marks in turn.
 
     Raises:
       InputError: the batch does not fit the data or the devices, or a scan lacks its data.
@@ -178,7 +181,7 @@ def make_plan(
             num_images=len(train_split.labels),
             batch_size=config.batch_size,
             marked=marked,
-            num_watermarks=config.watermark.num_watermarks,
+            num_watermarks=num_marks if config.watermark.num_watermarks else 0,
             augmentation=batches.Augmentation(**config.augmentation),
         )
 
@@ -195,7 +198,7 @@ def train(
     config: ml_collections.ConfigDict,
     folder: pathlib.Path,
     splits: data.Splits,
-    watermarks: Watermark,
+    marks: Marks,
     plan: Callable[[int], batches.Batch],
 ) -> tuple[models.Params, list[dict[str, Any]], float]:
     """Trains to the last epoch from wherever the run folder stands.
@@ -219,15 +222,13 @@ def train(
         true_weight=config.loss.true_weight,
         null_weight=config.loss.null_weight,
         project=project,
-        extreme_value=optimizers.rising_extreme_value(
-            config.curriculum.start, round(config.curriculum.epochs * steps)
-        ),
+        marks_at=rising(config.curriculum.start, round(config.curriculum.epochs * steps)),
         augmentation=batches.Augmentation(**config.augmentation),
         average=parallel.average,
     )
     params = models.init_params(model, jax.random.key(config.seed), tuple(config.data.input_shape))
-    patterns = jnp.asarray(watermarks.pattern)
-    projected = jax.jit(lambda params: project(params, patterns))
+    on_device = jax.tree.map(jnp.asarray, marks)
+    projected = jax.jit(lambda params: project(params, on_device))
     resident = is_resident(config, splits.train)
     automatic = training.ACCELERATOR_STEPS if parallel.on_accelerator() and resident else 1
     validate = (
@@ -249,7 +250,7 @@ def train(
                 ),
                 splits.train.images,
                 splits.train.labels,
-                watermarks,
+                marks,
                 plan=plan,
                 first_epoch=epoch + 1,
                 epochs=config.epochs,
@@ -257,8 +258,8 @@ def train(
                 on_step=progress.advance,
             ):
                 state = done.state
-                measured = validate(projected(state.params), watermarks) if validate else None
-                record = epoch_record(done, measured)
+                measured = validate(projected(state.params), marks) if validate else None
+                record = outcome.epoch_record(done, measured)
                 records.append(record)
                 write_history(folder, records)
                 seconds = spent + time.monotonic() - started
@@ -270,7 +271,7 @@ def train(
 
 def parametrization(
     config: ml_collections.ConfigDict, model: models.ConvNet
-) -> tuple[nullspace.Project, training.MarkedLogits]:
+) -> tuple[training.Project, training.MarkedLogits]:
     """Returns what makes the network's params out of the trained ones, and the network with copies.
 
     The params are standardised and projected as the config asks; the watermark-free twin's are
@@ -280,137 +281,10 @@ def parametrization(
     projects = config.null_space and config.watermark.num_watermarks > 0
     into_null_space = nullspace.for_network(model, pattern_size=size) if projects else None
 
-    def project(params: models.Params, patterns: jax.Array) -> models.Params:
+    def project(params: models.Params, marks: Any) -> models.Params:
         if config.weight_standardization:
             params = standardization.standardize(params, last=model.last_layer)
-        return into_null_space(params, patterns) if into_null_space else params
+        return into_null_space(params, marks.pattern) if into_null_space else params
 
     on_copies = nullspace.hold_first_layer if projects else None
-    return project, incremental.for_network(model, pattern_size=size, on_copies=on_copies)
-
-
-def epoch_record(epoch: training.Epoch, validation: Counts | None) -> dict[str, Any]:
-    """Returns an epoch's line of metrics.jsonl: mean losses, and accuracies on validation images.
-
-    Of several watermarks it gives the lowest accuracies.
-    """
-    terms = epoch.metrics.terms
-    record: dict[str, Any] = {
-        "epoch": epoch.number,
-        "loss": float(np.mean(epoch.metrics.loss)),
-        "clean_loss": float(np.mean(terms.clean)),
-        "null_loss": float(np.mean(terms.null)),
-        "true_loss": float(np.mean(terms.true)),
-        "gradient_norm": float(np.median(epoch.metrics.gradient_norm)),
-    }
-    if validation is not None:
-        record |= {
-            "normal_accuracy": float(validation.normal_accuracy[0]),
-            "null_accuracy": float(validation.null_accuracy.min()),
-            "true_accuracy": float(validation.true_accuracy.min()),
-        }
-    return record
-
-
-def write_claim(
-    config: ml_collections.ConfigDict, folder: pathlib.Path, owner: Owner, model_sha256: str
-) -> None:
-    """Writes claim.json for the watermark of index 0.
-
-    All indices come from one signature, so handing in the claim reveals them all; watermarks that
-    are to stay hidden (later paper, section 6.3) need signatures of their own.
-    """
-    made = claim.claim_for(
-        owner.key,
-        owner=owner.name,
-        timestamp=owner.timestamp,
-        scheme=config.watermark.scheme,
-        pattern_size=config.watermark.pattern_size,
-        extreme_value=config.watermark.extreme_value,
-        input_shape=tuple(config.data.input_shape),
-        num_classes=config.data.num_classes,
-        model_sha256=model_sha256,
-    )
-    claim.write_claim(folder / "claim.json", made)
-
-
-def verify_folder(
-    config: ml_collections.ConfigDict, folder: pathlib.Path, test: data.Dataset
-) -> verification.Verification:
-    """Verifies the run's claim as an authority would: from the two written files."""
-    made = claim.read_claim(folder / "claim.json")
-    params = claim.read_model(
-        folder / "model.safetensors",
-        model=config.model,
-        input_shape=tuple(config.data.input_shape),
-        num_classes=config.data.num_classes,
-        expected_shapes=models.parameter_shapes(
-            config.model, tuple(config.data.input_shape), config.data.num_classes
-        ),
-        expected_sha256=made.model_sha256,
-    )
-    predict = models.predictor(
-        config.model, params, config.data.num_classes, precision=config.precision
-    )
-    return verification.verify(
-        predict, made, test.images, test.labels, threshold=config.watermark.threshold
-    )
-
-
-def summary(
-    test: Counts, verified: verification.Verification | None, scheme: str
-) -> dict[str, Any]:
-    """Returns result.json's `metrics`: accuracies on the test split with exact 95% intervals.
-
-    `watermark_accuracy` is watermark 0's, the lower of true and null (of true and the null
-    agreement for wonder-filter); `each_null_accuracy` and `each_true_accuracy` are every one's.
-    """
-    first = jax.tree.map(lambda field: int(field[0]), test)
-    pairs = {
-        "normal_accuracy": (first.correct, first.images),
-        "null_accuracy": (first.null, first.images),
-        "true_accuracy": (first.true, first.true_images),
-        "null_agreement": (first.agree, first.images),
-    }
-    null = "null_agreement" if scheme == "wonder-filter" else "null_accuracy"
-    pairs["watermark_accuracy"] = min(
-        pairs[null], pairs["true_accuracy"], key=lambda pair: pair[0] / pair[1]
-    )
-    metrics: dict[str, Any] = {name: hits / of for name, (hits, of) in pairs.items()}
-    metrics["intervals_95"] = {
-        name: list(verification.clopper_pearson(hits, of)) for name, (hits, of) in pairs.items()
-    }
-    metrics["images"] = first.images
-    metrics["each_null_accuracy"] = [float(value) for value in test.null_accuracy]
-    metrics["each_true_accuracy"] = [float(value) for value in test.true_accuracy]
-    metrics["verified"] = None if verified is None else verified.verified
-    return metrics
-
-
-def paper_figures(config: ml_collections.ConfigDict) -> dict[str, float]:
-    """Returns the papers' figures for the task; none for data of the user's own."""
-    return {} if config.data.source == "npz" else config.paper.to_dict()
-
-
-def draw(
-    folder: pathlib.Path,
-    history: list[dict[str, Any]],
-    test: data.Dataset,
-    watermarks: Watermark,
-    config: ml_collections.ConfigDict,
-) -> None:
-    """Writes the run's figures: the pattern, an image with its copies, the training curves."""
-    first = jax.tree.map(lambda field: np.asarray(field)[0], watermarks)
-    drawn = {
-        "pattern": figures.pattern_figure(first),
-        "example": figures.examples_figure(test.images[0], first),
-    }
-    if "normal_accuracy" in history[-1]:
-        drawn["curves"] = figures.curves_figure(
-            history,
-            threshold=config.watermark.threshold,
-            paper=paper_figures(config),
-            embedded=bool(config.watermark.num_watermarks),
-        )
-    for name, figure in drawn.items():
-        figures.save(figure, folder / "figures" / f"{name}.png")
+    return project, training.network_logits(model, pattern_size=size, on_copies=on_copies)

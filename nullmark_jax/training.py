@@ -11,17 +11,20 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from nullmark_jax import parallel
+from nullmark_jax import incremental, parallel
+from nullmark_jax.baselines.triggers import Triggers
 from nullmark_jax.batches import Augmentation, Batch, augment, pick
-from nullmark_jax.embedding import Watermark, mark_batch, scale_pixels
+from nullmark_jax.embedding import scale_pixels
 from nullmark_jax.errors import InputError, TrainingDiverged
 from nullmark_jax.losses import CrossEntropy, Logits, Terms, objective, objective_terms
-from nullmark_jax.models import ApplyFn, Params
-from nullmark_jax.nullspace import Project
-from nullmark_jax.optimizers import ExtremeValue
+from nullmark_jax.marks import Marks, mark_batch
+from nullmark_jax.models import ApplyFn, ConvNet, Params
+from nullmark_jax.models import apply_fn as apply_fn_of
 
-MarkedLogits = Callable[[Params, jax.Array, Watermark, jax.Array], Logits]
-
+# (params, images, marks, which) -> logits.
+MarkedLogits = Callable[[Params, jax.Array, Any, jax.Array], Logits]
+# (params, marks) -> the params that the network runs with.
+Project = Callable[[Params, Any], Params]
 
 # Steps in one dispatch where a scan over them pays.
 ACCELERATOR_STEPS = 50
@@ -50,7 +53,7 @@ class StepMetrics(NamedTuple):
 
 
 TrainStep = Callable[
-    [TrainState, jax.Array, jax.Array, Batch, Watermark], tuple[TrainState, StepMetrics]
+    [TrainState, jax.Array, jax.Array, Batch, Marks], tuple[TrainState, StepMetrics]
 ]
 
 
@@ -60,23 +63,42 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
 
 
 def concatenated_logits(apply_fn: ApplyFn) -> MarkedLogits:
-    """Returns (params, images, watermarks, which) -> Logits of any network.
+    """Returns (params, images, marks, which) -> Logits of any network.
 
-    The images and the null and true copies of the first len(which) of them go through `apply_fn` as
-    one batch.
+    The images and the marked copies of the first len(which) of them go through `apply_fn` as one batch.
     """
 
-    def marked_logits(
-        params: Params, images: jax.Array, watermarks: Watermark, which: jax.Array
-    ) -> Logits:
+    def marked_logits(params: Params, images: jax.Array, marks: Marks, which: jax.Array) -> Logits:
         marked = which.shape[0]
         if marked == 0:
             logits = apply_fn(params, images)
             return Logits(logits, logits[:0], logits[:0])
-        null, true = mark_batch(images[:marked], watermarks, which)
+        null, true = mark_batch(images[:marked], marks, which)
         logits = apply_fn(params, jnp.concatenate([images, null, true]))
-        batch = images.shape[0]
-        return Logits(logits[:batch], logits[batch : batch + marked], logits[batch + marked :])
+        batch, copies = images.shape[0], images.shape[0] + null.shape[0]
+        return Logits(logits[:batch], logits[batch:copies], logits[copies:])
+
+    return marked_logits
+
+
+def network_logits(
+    model: ConvNet,
+    *,
+    pattern_size: int,
+    on_copies: Callable[[Params], Params] | None = None,
+) -> MarkedLogits:
+    """Returns (params, images, marks, which) -> Logits of one of the papers' networks, the fast way.
+
+    With watermarks that is `incremental.for_network`, whose arguments these are; with triggers, which
+    change all of an image, `concatenated_logits`.
+    """
+    of_watermarks = incremental.for_network(model, pattern_size=pattern_size, on_copies=on_copies)
+    of_triggers = concatenated_logits(apply_fn_of(model))
+
+    def marked_logits(params: Params, images: jax.Array, marks: Marks, which: jax.Array) -> Logits:
+        if isinstance(marks, Triggers):
+            return of_triggers(params, images, marks, which)
+        return of_watermarks(params, images, marks, which)
 
     return marked_logits
 
@@ -91,12 +113,12 @@ def make_train_step(
     cross_entropy: CrossEntropy,
     true_weight: float,
     null_weight: float,
-    project: Project = lambda params, patterns: params,
-    extreme_value: ExtremeValue = lambda step, extreme_value: extreme_value,
+    project: Project = lambda params, marks: params,
+    marks_at: Callable[[jax.Array, Any], Any] = lambda step, marks: marks,
     augmentation: Augmentation = _AS_THEY_ARE,
     average: Callable[[Any], Any] = lambda tree: tree,
 ) -> TrainStep:
-    """Returns the pure step (state, images, labels, batch, watermarks) -> (state, metrics).
+    """Returns the pure step (state, images, labels, batch, marks) -> (state, metrics).
 
     Args:
       marked_logits: the network, as `concatenated_logits` makes it.
@@ -104,15 +126,14 @@ def make_train_step(
       cross_entropy: (logits, labels) -> one loss per image.
       true_weight: alpha.
       null_weight: beta.
-      project: (params, patterns) -> the params that the network runs with, as `nullspace.for_network`
-        makes it (which wants a `marked_logits` that holds the first layer) and `standardization`;
-        gradients go through it.
-      extreme_value: (step, lambda) -> what stands for lambda in that step.
+      project: (params, marks) -> the params that the network runs with, by `nullspace.for_network` (which
+        wants a `marked_logits` that holds the first layer) and `standardization`; gradients go through it.
+      marks_at: (step, marks) -> those of that step, as `marks.rising` makes it.
       augmentation: applied to the images before they are marked.
       average: over devices; the identity for one device.
 
     The step takes uint8 images [N, H, W, C] and labels [N] of which it uses the rows `batch.index`,
-    and a population of watermarks (leading axis K >= 1).
+    and a population of marks (leading axis K >= 1).
     """
 
     def loss(
@@ -120,11 +141,11 @@ def make_train_step(
         images: jax.Array,
         labels: jax.Array,
         batch: Batch,
-        watermarks: Watermark,
+        marks: Marks,
     ) -> tuple[jax.Array, Terms]:
-        params = project(params, watermarks.pattern)
-        logits = marked_logits(params, images, watermarks, batch.which)
-        targets = watermarks.target_label[batch.which]
+        params = project(params, marks)
+        logits = marked_logits(params, images, marks, batch.which)
+        targets = marks.target_label[batch.which]
         terms = objective_terms(logits, labels, targets, cross_entropy)
         return objective(terms, true_weight=true_weight, null_weight=null_weight), terms
 
@@ -133,14 +154,12 @@ def make_train_step(
         images: jax.Array,
         labels: jax.Array,
         batch: Batch,
-        watermarks: Watermark,
+        marks: Marks,
     ) -> tuple[TrainState, StepMetrics]:
         picked, labels = pick(images, labels, batch.index)
         seen = augment(scale_pixels(picked), batch.shift, batch.flip, augmentation)
-        risen = extreme_value(state.step, watermarks.extreme_value)
-        watermarks = watermarks._replace(extreme_value=risen)
         (value, terms), gradient = jax.value_and_grad(loss, has_aux=True)(
-            state.params, seen, labels, batch, watermarks
+            state.params, seen, labels, batch, marks_at(state.step, marks)
         )
         value, terms, gradient = average((value, terms, gradient))
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
@@ -162,10 +181,10 @@ def scan_steps(step: TrainStep) -> TrainStep:
         images: jax.Array,
         labels: jax.Array,
         batches: Batch,
-        watermarks: Watermark,
+        marks: Marks,
     ) -> tuple[TrainState, StepMetrics]:
         return jax.lax.scan(
-            lambda carry, batch: step(carry, images, labels, batch, watermarks), state, batches
+            lambda carry, batch: step(carry, images, labels, batch, marks), state, batches
         )
 
     return steps
@@ -231,7 +250,7 @@ def fit(
     step: DeviceStep,
     images: np.ndarray,
     labels: np.ndarray,
-    watermarks: Watermark,
+    marks: Marks,
     *,
     plan: Callable[[int], Batch],
     first_epoch: int,
@@ -247,7 +266,7 @@ def fit(
       step: made by `on_devices`.
       images: uint8 [N, H, W, C], on the host.
       labels: int32 [N].
-      watermarks: a population (leading axis K >= 1).
+      marks: a population (leading axis K >= 1).
       plan: epoch -> its batches (`epoch_batches`).
       epochs: the last epoch's number.
       learning_rate: for the message when the loss stops being finite.
@@ -264,7 +283,7 @@ def fit(
     if resident:
         images, labels = parallel.replicate((images, labels))
     # Laid out as steps return it: of a state that is not, the first step would be compiled for itself.
-    state, watermarks = parallel.replicate((state, watermarks))
+    state, marks = parallel.replicate((state, marks))
 
     def prepare(part: Batch) -> tuple[Any, Any, Batch]:
         part = parallel.share(part, devices, axis=int(scanned))
@@ -285,7 +304,7 @@ def fit(
                 pictures, answers, batch = ahead.result()
                 if i < len(parts):
                     ahead = host.submit(prepare, parts[i])
-                state, metrics = run(state, pictures, answers, batch, watermarks)
+                state, metrics = run(state, pictures, answers, batch, marks)
                 running.append(metrics)
                 # Reading a loss waits for the device, so that dispatches run ahead in between.
                 if i % _CHECK_EVERY == 0 or i == len(parts):

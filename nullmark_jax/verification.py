@@ -204,10 +204,10 @@ def verify(
 
 
 def passes(watermark_accuracy: float, threshold: float, *, scheme: str) -> bool:
-    """Returns the papers' verdict on WM: above T (Algorithm 3), or not below it (Equation 7)."""
-    if scheme == "wonder-filter":
-        return watermark_accuracy >= threshold
-    return watermark_accuracy > threshold
+    """Returns the papers' verdict on WM: above T (Algorithm 3), or not below it (Equation 7, triggers)."""
+    if scheme == "null-embedding":
+        return watermark_accuracy > threshold
+    return watermark_accuracy >= threshold
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:

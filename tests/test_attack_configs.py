@@ -55,3 +55,23 @@ def test_a_smoke_run_is_smaller():
     assert load("piracy", ":digit,smoke").grid.steps < load("piracy", ":digit").grid.steps
     small, whole = load("false_positives", ":digit,smoke"), load("false_positives", ":digit")
     assert small.tries < whole.tries and small.watermarks < whole.watermarks
+
+
+@pytest.mark.parametrize(
+    ("argument", "ratio", "epochs"),
+    [
+        (":digit,adi", 0.28125, 10),
+        (":traffic,adi", 0.0625, 25),
+        (":face,adi", 0.0625, 1),
+        (":object,adi", 0.0625, 10),
+        (":digit,zhang", 0.1, 10),
+        (":traffic,zhang", 0.1, 10),
+        (":quickstart,smoke,adi", 0.28125, 2),
+    ],
+)
+def test_piracy_of_earlier_designs_is_table_9_and_appendix_a_2(argument, ratio, epochs):
+    config = load("piracy", argument)
+    assert (config.later.inject_ratio, config.later.epochs) == (ratio, epochs)
+    assert "adam-raised" not in config.grid.ways and "pirate_null" not in config.paper
+    configs.check_fields(config, EXPERIMENTS["piracy"].default(), "config")
+    EXPERIMENTS["piracy"].check(config)

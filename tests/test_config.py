@@ -83,6 +83,7 @@ def test_the_protocols_numbers_are_the_papers(task, recipe):
     watermark = get_config(task, recipe).watermark
     assert watermark.to_dict() == {
         "scheme": "null-embedding",
+        "trigger_images": "",
         "num_watermarks": 1,
         "pattern_size": 6,
         "extreme_value": 2000.0,
@@ -211,8 +212,8 @@ def test_each_default_is_its_own():
         ("data.source", "web", "config.data.source: 'web' is none; take one of digits, npz, tfds"),
         (
             "watermark.scheme",
-            "adi",
-            "config.watermark.scheme: 'adi' is none; take one of null-embedding, wonder-filter",
+            "uchida",
+            "config.watermark.scheme: 'uchida' is none; take one of null-embedding, wonder-filter",
         ),
         ("loss.cross_entropy", "l2", "config.loss.cross_entropy: 'l2' is none; take one of "),
         ("optimizer.name", "lion", "config.optimizer.name: 'lion' is none; take one of sgd, "),
@@ -365,3 +366,17 @@ def test_a_wrong_command_line_is_one_clear_line(task, argument, named):
 def test_lambda_from_the_command_line_must_leave_the_pixel_range(value):
     config = parsed("digit.py", f"--config.watermark.extreme_value={value}")
     assert refusal(config).startswith("config.watermark.extreme_value: ")
+
+
+def test_fields_of_an_earlier_version_get_defaults():
+    fields = get_config("digit").to_dict()
+    del fields["curriculum"], fields["watermark"]["trigger_images"]
+    fields["owner"]["min_free"] = 0.125
+    filled = configs.with_defaults(fields)
+    configs.check(filled)
+    assert filled.curriculum == configs.default().curriculum
+    assert filled.watermark.trigger_images == "" and filled.owner.min_free == 0.125
+    assert filled.paper == get_config("digit").paper
+    # What no version knew is still refused.
+    with pytest.raises(InputError, match=r"config\.nonsense: is no field"):
+        configs.check(configs.with_defaults(fields | {"nonsense": 1}))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from nullmark_jax import evaluation, transform
+from nullmark_jax.baselines.triggers import as_triggers
 from nullmark_jax.data import Dataset
 
 SIDE, CLASSES, IMAGES = 5, 4, 23
@@ -66,3 +67,34 @@ def test_one_image():
     one = Dataset(DATASET.images[:1], DATASET.labels[:1], DATASET.class_names)
     counts = evaluation.make_evaluator(apply_fn, one)(jnp.asarray(PARAMS), WATERMARKS)
     assert counts.images.tolist() == [1, 1, 1]
+
+
+def triggers(rng, count, *, whole=False):
+    shape = (count, SIDE, SIDE, 2)
+    keep = np.zeros(shape) if whole else rng.random(shape)
+    return as_triggers(keep, rng.random(shape), np.arange(count) % CLASSES)
+
+
+@pytest.mark.parametrize("batch_size", [7, 512])
+def test_triggers_on_every_image_of_another_label(batch_size):
+    marks = triggers(np.random.default_rng(3), 4)
+    shown = true = 0
+    for keep, add, target in zip(*map(np.asarray, marks), strict=True):
+        for image, label in zip(DATASET.images / 255.0, DATASET.labels, strict=True):
+            answer = np.argmax(np.clip(keep * image + add, 0, 1).ravel() @ PARAMS)
+            shown += label != target
+            true += label != target and answer == target
+    counts = evaluation.make_evaluator(apply_fn, DATASET, batch_size=batch_size)(PARAMS, marks)
+    images, correct = by_hand()[0][0], by_hand()[1][0]
+    assert [int(field) for field in counts] == [images, correct, shown, true]
+    assert 0 < true < shown
+    assert counts.true_accuracy == pytest.approx(true / shown)
+
+
+def test_triggers_that_are_images_are_shown_once_each():
+    marks = triggers(np.random.default_rng(4), 9, whole=True)
+    answers = [np.argmax(np.ravel(image) @ PARAMS) for image in marks.add]
+    counts = evaluation.make_evaluator(apply_fn, DATASET)(PARAMS, marks)
+    right = int(np.sum(np.array(answers) == marks.target_label))
+    assert (int(counts.true_images), int(counts.true)) == (9, right)
+    assert int(counts.images) == IMAGES and int(counts.correct) == by_hand()[1][0]

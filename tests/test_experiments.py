@@ -29,18 +29,21 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A watermarked model of the digits and its watermark-free twin."""
+    """A watermarked model of the digits, its watermark-free twin, and one of an earlier design."""
     folder = tmp_path_factory.mktemp("runs")
     config = f"--config={ROOT}/configs/quickstart.py"
     assert main(["main", config, f"--workdir={folder}/marked", *KEY]) == 0
     free = ["--config.watermark.num_watermarks=0", "--config.epochs=4"]
     assert main(["main", config, f"--workdir={folder}/free", *KEY, *free]) == 0
+    adi = ["--config.watermark.scheme=adi", "--config.epochs=12"]
+    assert main(["main", config, f"--workdir={folder}/adi", *KEY, *adi]) == 0
     return folder
 
 
 def run(name, runs, workdir):
     argv = [f"--config={ROOT}/configs/attacks/{name}.py:quickstart,smoke"]
-    argv += [f"--victim={runs}/marked", f"--workdir={workdir}"]
+    marked = "adi" if name == "trigger_piracy" else "marked"
+    argv += [f"--victim={runs}/{marked}", f"--workdir={workdir}"]
     if EXPERIMENTS[name].free and name != "functionality":
         argv.append(f"--victim={runs}/free")
     return experiment.main(EXPERIMENTS[name], [name, *argv])
@@ -138,3 +141,29 @@ def test_the_recipe_s_null_embedding_stays_through_rounding_and_fine_tuning(runs
     for name, params in changed.items():
         after = bench.measure(params, owner=bench.owner)["owner"]["wm"]
         assert after > before - 0.05, (name, before, after)
+
+
+@pytest.mark.parametrize("name", ["piracy", "fine_tuning", "transfer", "neural_cleanse"])
+def test_an_attack_on_an_earlier_scheme(runs, tmp_path, name):
+    argv = [f"--config={ROOT}/configs/attacks/{name}.py:quickstart,smoke"]
+    argv += [f"--victim={runs}/adi", f"--workdir={tmp_path}/run"]
+    assert experiment.main(EXPERIMENTS[name], [name, *argv]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    for table in EXPERIMENTS[name].tables(result):
+        assert {len(row) for row in table.rows} == {len(table.header)}
+    assert all(finding.text.endswith(".") for finding in EXPERIMENTS[name].verdict(result))
+    if name == "piracy":
+        before = result["metrics"]["before"]["adi"]
+        assert before["owner"]["null"] is None and before["owner"]["wm"] >= 0.8
+        assert before["pirate"]["wm"] < 0.5
+
+
+def test_an_attack_on_null_embedding_alone_refuses_triggers(runs, tmp_path, capsys):
+    argv = [f"--config={ROOT}/configs/attacks/gradual.py:quickstart,smoke"]
+    argv += [f"--victim={runs}/adi", f"--workdir={tmp_path}/run"]
+    assert experiment.main(EXPERIMENTS["gradual"], ["gradual", *argv]) == 2
+    assert capsys.readouterr().err == (
+        "--victim: adi is marked by triggers (adi), to which this attack does nothing; give a model "
+        "with null embedding\n"
+    )
+    assert not (tmp_path / "run").exists()

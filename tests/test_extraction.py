@@ -6,6 +6,7 @@ import ml_collections
 import numpy as np
 import pytest
 import tiny_task
+from PIL import Image
 
 from nullmark_jax import losses, models
 from nullmark_jax.attacks import extraction
@@ -121,6 +122,23 @@ class TestUnlabelled:
         # Images of one level each stay so, in the order drawn.
         assert sorted(each.flat[0] for each in made) == [0, 50, 100, 150, 200]
         assert all(len(np.unique(each)) == 1 for each in made)
+
+    def test_a_folder_of_pictures(self, tmp_path):
+        for name, level in (("b.png", 200), ("a.PNG", 100), ("notes.txt", 0)):
+            if name.endswith("txt"):
+                (tmp_path / name).write_text("no picture")
+            else:
+                Image.new("RGB", (9, 7), (level, level, level)).save(tmp_path / name)
+        made = self.read(str(tmp_path))
+        assert made.shape == (2, 4, 6, 3)
+        assert sorted(int(each.flat[0]) for each in made) == [100, 200]
+        (tmp_path / "c.jpg").write_bytes(b"no picture")
+        with pytest.raises(InputError, match=r"c\.jpg: is no picture that can be read \(Unident"):
+            self.read(str(tmp_path))
+
+    def test_a_folder_without_pictures(self, tmp_path):
+        with pytest.raises(InputError, match="holds no pictures; give a folder with"):
+            self.read(str(tmp_path))
 
     def test_leaves_what_fits(self, tmp_path):
         images = np.random.default_rng(0).integers(0, 256, (7, 4, 6, 3), dtype=np.uint8)

@@ -11,6 +11,7 @@ import pytest
 from nullmark_jax import batches, models, parallel, training
 from nullmark_jax.attacks import retraining
 from nullmark_jax.attacks.retraining import Adversary
+from nullmark_jax.baselines.triggers import as_triggers
 from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError, TrainingDiverged
 from nullmark_jax.losses import Logits
@@ -151,6 +152,36 @@ def test_the_extreme_value_rises_from_1(params):
         mine, other = (jax.tree.leaves(each) for each in (reached.params, expected[steps - 1][0]))
         for one, two in zip(mine, other, strict=True):
             np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-5)
+
+
+def test_triggers_step_by_step(params):
+    """They have no null copies: clean images and triggers alone, alpha the triggers' weight."""
+    rng = np.random.default_rng(4)
+    shape = (2, *SHAPE)
+    pieces = as_triggers(rng.random(shape), rng.random(shape), np.array([2, 0]))
+    retrain = retraining.make_retraining(NET, PLAIN, pattern_size=SIZE)
+    (reached,) = trained(retrain, params, marks=pieces, at=[3])
+
+    @jax.jit
+    def step(params, x, seen, labels, targets):
+        def loss(params):
+            return mean_loss(params, x, labels) + 0.5 * mean_loss(params, seen, targets)
+
+        return jax.tree.map(lambda p, g: p - RATE * g, params, jax.grad(loss)(params))
+
+    expected, done = params, 0
+    for number in (1, 2):
+        each = batches.epoch_batches(
+            5, number, num_images=20, batch_size=8, marked=4, num_watermarks=2
+        )
+        for index, which in zip(each.index, each.which, strict=True):
+            if done < 3:
+                x = IMAGES[index].astype(np.float32) / np.float32(255)
+                seen = np.clip(pieces.keep[which] * x[:4] + pieces.add[which], 0, 1)
+                expected = step(expected, x, seen, LABELS[index], pieces.target_label[which])
+                done += 1
+    for one, two in zip(jax.tree.leaves(reached.params), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-5)
 
 
 def test_looking_on_the_way_changes_nothing(plain, params):

@@ -185,7 +185,7 @@ def test_the_recipes_parts_end_in_a_plain_model_and_resume_to_the_same_bytes(dat
     for layer, inputs in (("conv_1", (0, 1, 2)), ("fc_1", (0,))):
         length = np.sqrt((params[layer]["kernel"] ** 2).sum(inputs))
         np.testing.assert_allclose(length, standardization.GAIN, rtol=1e-4)
-    watermarks = run.owner_watermarks(
+    watermarks = owner.owner_watermarks(
         config, owner.find_owner(config, folder, owner.named_key(config))
     )
     project = nullspace.for_network(models.create("digit", 3), pattern_size=4)
@@ -208,7 +208,7 @@ def test_the_first_layer_s_gradient_does_not_grow_with_lambda_in_null_space(data
     def size(extreme_value):
         def total(params):
             marks = Watermark(pattern, np.zeros(1, np.int32), extreme_value[None])
-            params = project(params, pattern)
+            params = project(params, marks)
             return (marked_logits(params, images, marks, np.zeros(4, np.int32)).null ** 2).sum()
 
         return jnp.linalg.norm(jax.grad(total)(params)["conv_1"]["kernel"])
@@ -316,7 +316,7 @@ def test_devices_that_cannot_share_a_batch_are_one_line(data, tmp_path):
         "import tiny_task\n"
         "from nullmark_jax import run\n"
         "config = tiny_task.config(pathlib.Path(sys.argv[2]), **{'loss.inject_ratio': 0.25})\n"
-        "run.make_plan(config, run.data.load(**config.data.to_dict(), seed=0).train)\n"
+        "run.make_plan(config, run.data.load(**config.data.to_dict(), seed=0).train, 1)\n"
     )
     answer = subprocess.run(
         [sys.executable, "-c", program, str(tiny_task.__file__).rsplit("/", 1)[0], data],
@@ -364,11 +364,11 @@ def test_images_all_of_the_watermark_s_label_leave_no_folder(data, tmp_path):
 def test_the_watermarks_are_the_signature_s_first_ones(data):
     config = tiny_task.config(data, **{"watermark.num_watermarks": 3})
     who = owner.Owner(signing.experiment_key(0), "owner", "2026-11-21T17:00:00Z")
-    three = run.owner_watermarks(config, who)
+    three = owner.owner_watermarks(config, who)
     assert three.pattern.shape == (3, 16, 16)
     assert len({pattern.tobytes() for pattern in three.pattern}) == 3
     config.watermark.num_watermarks = 0
-    control = run.owner_watermarks(config, who)
+    control = owner.owner_watermarks(config, who)
     assert np.array_equal(control.pattern, three.pattern[:1])
 
 

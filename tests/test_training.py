@@ -246,7 +246,9 @@ def test_the_curriculum_sets_lambda_by_the_step():
         cross_entropy=lambda logits, labels: logits[:, 0],
         true_weight=1.0,
         null_weight=1.0,
-        extreme_value=lambda step, full: full * jnp.asarray([0.25, 0.5, 1.0])[step],
+        marks_at=lambda step, marks: marks._replace(
+            extreme_value=marks.extreme_value * jnp.asarray([0.25, 0.5, 1.0])[step]
+        ),
         average=parallel.average,
     )
     data = bars(12, seed=0)

@@ -8,7 +8,7 @@ import pytest
 import tiny_task
 import tiny_victim
 
-from nullmark_jax import claim, models, run
+from nullmark_jax import claim, models, owner
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments.victim import load_victims
 
@@ -71,8 +71,8 @@ def test_all_the_owner_s_watermarks(copy):
     tiny_victim.change_json(copy / "config.json", num_watermarks=3)
     (victim,) = load_victims([str(copy)], task="digit")
     config = tiny_task.config(copy.parent, **{"watermark.num_watermarks": 3})
-    made = run.find_owner(config, copy, run.named_key(config))
-    for found, leaf in zip(victim.watermarks, run.owner_watermarks(config, made), strict=True):
+    made = owner.find_owner(config, copy, owner.named_key(config))
+    for found, leaf in zip(victim.watermarks, owner.owner_watermarks(config, made), strict=True):
         np.testing.assert_array_equal(found, leaf)
 
 

@@ -4,12 +4,14 @@
         --victim=runs/digit-0 --victim=runs/digit-1 --victim=runs/digit-2 --workdir=runs/piracy-digit
     python -m nullmark_jax.experiments.piracy --config=configs/attacks/piracy.py:quickstart,smoke \\
         --victim=runs/quickstart --workdir=runs/piracy-smoke
+    python -m nullmark_jax.experiments.piracy --config=configs/attacks/piracy.py:digit,adi \\
+        --victim=runs/digit-adi-0 --workdir=runs/piracy-digit-adi    # or digit,zhang
 """
 
 import ml_collections
 
 from nullmark_jax.experiments import piracy
-from nullmark_jax.experiments.attackers import choose_task, set_paper_attacker
+from nullmark_jax.experiments.attackers import choose_earlier, choose_task, set_paper_attacker
 
 # Later paper, Table 3, after the attack: NC, the owner's null and true, the pirate's null and true.
 _TABLE_3 = {
@@ -24,18 +26,41 @@ _TABLE_V = {
     "traffic": (0.9455, 0.9719, 1.0, 0.0569, 0.0),
     "face": (0.9727, 0.9888, 1.0, 0.0008, 0.0),
 }
+# Later paper, Table 1, after the attack on an earlier design: NC, the owner's triggers, the pirate's.
+_TABLE_1 = {
+    "adi": {
+        "digit": (0.9723, 0.49, 0.98),
+        "face": (0.9552, 0.53, 0.98),
+        "traffic": (0.9763, 0.73, 0.98),
+        "object": (0.8366, 0.99, 0.98),
+    },
+    "zhang": {
+        "digit": (0.9840, 0.78, 0.9922),
+        "face": (0.9813, 0.28, 0.98),
+        "traffic": (0.9772, 1.0, 1.0),
+        "object": (0.8531, 0.9980, 0.9860),
+    },
+}
 
 
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
+    argument, design = choose_earlier(argument)
     task, smoke = choose_task(argument)
     config = piracy.default()
     config.task = task
-    for later, table in ((True, _TABLE_3), (False, _TABLE_V)):
-        if task in table:
-            names = [f"{'' if later else 'earlier_'}{name}" for name in piracy.PRINTED]
-            config.paper.update(dict(zip(names, table[task], strict=True)))
-    set_paper_attacker(config.later, task)
-    set_paper_attacker(config.earlier, task)
+    if design:
+        if task in _TABLE_1[design]:
+            names = ("normal_accuracy", "owner_true", "pirate_true")
+            config.paper.update(dict(zip(names, _TABLE_1[design][task], strict=True)))
+        # Lambda and null space are nothing to them.
+        config.grid.ways = ("sgd", "momentum", "adam", "adam-tamed")
+    else:
+        for later, table in ((True, _TABLE_3), (False, _TABLE_V)):
+            if task in table:
+                names = tuple(f"{'' if later else 'earlier_'}{name}" for name in piracy.PRINTED)
+                config.paper.update(dict(zip(names, table[task], strict=True)))
+    set_paper_attacker(config.later, task, design)
+    set_paper_attacker(config.earlier, task, design)
     config.earlier.cross_entropy = "clipped"
     config.earlier.epochs = 100
     if task == "quickstart":  # It has 1,294 training images in all.

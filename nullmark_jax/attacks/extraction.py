@@ -4,7 +4,7 @@ The attacker sends images of any kind and is told a label each, or the softmax's
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from nullmark_jax import batches, incremental, losses, models, parallel, standardization, training
+from nullmark_jax import batches, losses, models, parallel, standardization, training
 from nullmark_jax.batches import Augmentation, Batch
 from nullmark_jax.embedding import Watermark, scale_pixels
 from nullmark_jax.errors import InputError
@@ -131,15 +131,15 @@ def make_extraction(
         raise InputError(f"steps: {thief.steps} must be at least 1; give say 390")
     way = optimizer(thief.recipe, thief.steps)
 
-    def plain(params: Params, patterns: jax.Array) -> Params:
-        del patterns  # the thief has none
+    def plain(params: Params, marks: Any) -> Params:
+        del marks  # the thief has none
         if not thief.standardized:
             return params
         return standardization.standardize(params, last=model.last_layer)
 
     step = training.make_train_step(
         # Without copies it is the network itself; n is then of no influence.
-        marked_logits=incremental.for_network(model, pattern_size=1),
+        marked_logits=training.network_logits(model, pattern_size=1),
         optimizer=way,
         cross_entropy=_answer(kind).cross_entropy,
         true_weight=0.0,
@@ -173,7 +173,7 @@ def make_extraction(
             stop_where_diverged=False,
         ):
             params = epoch.state.params
-        return jax.tree.map(np.asarray, plain(params, jnp.asarray(nobodys.pattern)))
+        return jax.tree.map(np.asarray, plain(params, nobodys))
 
     return extract
 

@@ -8,18 +8,18 @@ train the network as the owner would (`training.make_train_step`), from the owne
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from nullmark_jax import batches, incremental, losses, nullspace, optimizers, parallel, training
+from nullmark_jax import batches, losses, nullspace, optimizers, parallel, training
 from nullmark_jax.batches import Augmentation, Batch
 from nullmark_jax.data.dataset import drawn_order
-from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
+from nullmark_jax.marks import Marks, count, rising
 from nullmark_jax.models import ConvNet, Params
 from nullmark_jax.optimizers import Recipe
 
@@ -68,22 +68,20 @@ class Reached(NamedTuple):
     loss: float
 
 
-Retrain = Callable[
-    [Params, np.ndarray, np.ndarray, Watermark, int, Sequence[int]], Iterator[Reached]
-]
+Retrain = Callable[[Params, np.ndarray, np.ndarray, Marks, int, Sequence[int]], Iterator[Reached]]
 
 
 def make_retraining(model: ConvNet, adversary: Adversary, *, pattern_size: int) -> Retrain:
-    """Returns (params, images, labels, watermarks, seed, at) -> the model at each step count of `at`.
+    """Returns (params, images, labels, marks, seed, at) -> the model at each step count of `at`.
 
-    It is compiled once for all its calls with as many images and watermarks: a hundred pirates are a
+    It is compiled once for all its calls with as many images and marks: a hundred pirates are a
     hundred calls.
 
     The arguments of the function returned:
       params: the victim's, which are left as they are.
       images: uint8 [N, H, W, C], the attacker's.
       labels: int32 [N].
-      watermarks: a population (leading axis K >= 1) that the attacker embeds; with an inject ratio of
+      marks: a population (leading axis K >= 1) that the attacker embeds; with an inject ratio of
         0 it has no influence.
       seed: of the order of the images.
       at: ascending step counts in [1, adversary.steps] at which to stop and look.
@@ -102,37 +100,41 @@ def make_retraining(model: ConvNet, adversary: Adversary, *, pattern_size: int) 
     optimizer = only_layers(
         optimizers.optimizer(adversary.recipe, adversary.steps), adversary.layers
     )
-    project, on_copies = None, None
+    into_null_space, on_copies = None, None
     if adversary.null_space and adversary.inject_ratio:
-        project = nullspace.for_network(model, pattern_size=pattern_size)
+        into_null_space = nullspace.for_network(model, pattern_size=pattern_size)
         on_copies = nullspace.hold_first_layer
+
+    def project(params: Params, marks: Any) -> Params:
+        return into_null_space(params, marks.pattern) if into_null_space else params
+
     step = training.make_train_step(
-        marked_logits=incremental.for_network(
+        marked_logits=training.network_logits(
             model, pattern_size=pattern_size, on_copies=on_copies
         ),
         optimizer=optimizer,
         cross_entropy=losses.cross_entropy(adversary.cross_entropy),
         true_weight=adversary.true_weight,
         null_weight=adversary.null_weight,
-        extreme_value=optimizers.rising_extreme_value(1.0, adversary.rising_steps),
+        project=project,
+        marks_at=rising(1.0, adversary.rising_steps),
         augmentation=adversary.augmentation,
         average=parallel.average,
-        **({"project": project} if project else {}),
     )
     many = training.ACCELERATOR_STEPS if parallel.on_accelerator() else 1
     on_devices = training.on_devices(step, steps_per_dispatch=many)
-    projected = jax.jit(project) if project else lambda params, patterns: params
+    projected = jax.jit(project)
 
     def retrain(
         params: Params,
         images: np.ndarray,
         labels: np.ndarray,
-        watermarks: Watermark,
+        marks: Marks,
         seed: int,
         at: Sequence[int],
     ) -> Iterator[Reached]:
         _check_layers(params, adversary.layers)
-        plan = _plan(adversary, len(labels), len(watermarks.target_label), seed, at)
+        plan = _plan(adversary, len(labels), count(marks), seed, at)
         # Copied: training takes its state's memory.
         state = training.init_state(jax.tree.map(jnp.copy, params), optimizer)
         for epoch in training.fit(
@@ -140,16 +142,14 @@ def make_retraining(model: ConvNet, adversary: Adversary, *, pattern_size: int) 
             on_devices,
             images,
             labels,
-            watermarks,
+            marks,
             plan=plan,
             first_epoch=1,
             epochs=len(at),
             stop_where_diverged=False,
         ):
             # A copy again, as the next steps take the state's memory.
-            reached = jax.tree.map(
-                jnp.copy, projected(epoch.state.params, jnp.asarray(watermarks.pattern))
-            )
+            reached = jax.tree.map(jnp.copy, projected(epoch.state.params, marks))
             yield Reached(at[epoch.number - 1], reached, float(np.mean(epoch.metrics.loss)))
 
     return retrain

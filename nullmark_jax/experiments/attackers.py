@@ -196,13 +196,30 @@ _LAST: dict[str, tuple[str, float, float, int]] = {
 _LAST["quickstart"] = _LAST["digit"]
 
 
-def set_paper_attacker(config: ml_collections.ConfigDict, task: str) -> None:
-    """Makes `paper_fields` those of the later paper's piracy attack on a task."""
+def set_paper_attacker(config: ml_collections.ConfigDict, task: str, earlier: str = "") -> None:
+    """Makes `paper_fields` those of the later paper's piracy attack on a task.
+
+    On null embedding (section 7.2), or on an `earlier` design, "adi" or "zhang" (Table 9, appendix A.2).
+    """
     name, rate, ratio, epochs = _LAST[task]
     config.optimizer.name = name
     config.optimizer.learning_rate = rate
     config.inject_ratio = ratio
     config.epochs = epochs
+    if earlier == "adi":
+        config.inject_ratio = 0.28125 if task in ("digit", "quickstart") else 0.0625
+    elif earlier == "zhang":
+        config.inject_ratio = 0.1
+        config.epochs = 10 if task == "traffic" else epochs
+
+
+def choose_earlier(argument: str | None) -> tuple[str | None, str]:
+    """Returns a config's argument without the earlier design that it ends in, and that design.
+
+    TASK,adi and TASK,zhang, with ,smoke before where it is the smoke run; "" for null embedding.
+    """
+    rest, _, last = (argument or "").rpartition(",")
+    return (rest, last) if last in ("adi", "zhang") else (argument, "")
 
 
 def choose_task(argument: str | None) -> tuple[str, bool]:

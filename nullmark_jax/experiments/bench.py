@@ -1,6 +1,6 @@
 """A victim ready to be attacked: its accuracies measured, and what was compiled for it kept."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -10,10 +10,12 @@ import numpy as np
 from nullmark_jax import owner
 from nullmark_jax.attacks import retraining
 from nullmark_jax.attacks.retraining import Adversary, Reached, Retrain
+from nullmark_jax.baselines.triggers import Triggers
 from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments.measuring import Measure, Record, finite, make_measure
 from nullmark_jax.experiments.victim import Victim
+from nullmark_jax.marks import Marks, as_watermarks
 from nullmark_jax.models import Params, free_share
 
 # A curve has many points, each measured on at most so many test images.
@@ -59,14 +61,19 @@ class Bench:
         )
 
     @property
-    def owner(self) -> Watermark:
-        """The owner's watermarks, a population."""
+    def owner(self) -> Marks:
+        """The owner's marks, a population."""
         if self.victim.watermarks is None:
             raise InputError(f"--victim: {self.victim.name} has no watermark; give one that has")
         return self.victim.watermarks
 
-    def pirate(self, seed: int, *, choosing: bool = False) -> Watermark:
-        """Returns a random watermark of somebody else's, a population of one.
+    @property
+    def watermarks(self) -> Watermark:
+        """The owner's, of a scheme with null embedding."""
+        return as_watermarks(self.owner)
+
+    def pirate(self, seed: int, *, choosing: bool = False) -> Marks:
+        """Returns random marks of somebody else's: a population of one watermark, or their triggers.
 
         Args:
           seed: of the draw.
@@ -77,9 +84,9 @@ class Bench:
           InputError: of as many signatures as an owner tries none gives such.
         """
         least = self.victim.config.owner.min_free if choosing else 0.0
-        if not least:
-            return self.victim.foreign(seed, 1)
-        drawn = self.victim.foreign(seed, owner.TRIES)
+        drawn = self.victim.foreign(seed, owner.TRIES if least else 1)
+        if not least or isinstance(drawn, Triggers):
+            return drawn
         (suited,) = np.nonzero(free_share(self.victim.model, drawn.pattern) >= least)
         if not len(suited):
             raise InputError(
@@ -100,7 +107,7 @@ class Bench:
         images: int,
         seed: int,
         at: Sequence[int],
-        embedded: Watermark | None = None,
+        embedded: Marks | None = None,
         params: Params | None = None,
     ) -> Iterator[Reached]:
         """Trains a model on; yields it at each step count of `at`.
@@ -110,7 +117,7 @@ class Bench:
           images: how many the attacker has.
           seed: of which they are, and of their order.
           at: ascending, the last at most adversary.steps.
-          embedded: the watermarks embedded, a population; None where only clean images are used.
+          embedded: the marks embedded, a population; None where only clean images are used.
           params: the model's; None for the victim's.
         """
         # Of clean images only, the step still wants a population, of which nothing is used.
@@ -125,8 +132,8 @@ class Bench:
         *,
         images: int,
         seed: int,
-        embedded: Watermark | None = None,
-        marks: dict[str, Watermark],
+        embedded: Marks | None = None,
+        marks: Mapping[str, Marks],
         params: Params | None = None,
         points: int = 1,
     ) -> Outcome:
@@ -137,7 +144,7 @@ class Bench:
           images: see there.
           seed: see there.
           embedded: see there.
-          marks: the watermarks measured, by name.
+          marks: those measured, by name.
           params: see `train`.
           points: of the curve, equally spaced; 1 for no curve.
         """

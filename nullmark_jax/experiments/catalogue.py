@@ -15,6 +15,7 @@ from nullmark_jax.experiments import (
     piracy_cost,
     pruning,
     transfer,
+    trigger_piracy,
 )
 from nullmark_jax.experiments.experiment import Experiment
 
@@ -35,5 +36,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         null_hiding,
         input_filter,
         pattern_recovery,
+        trigger_piracy,
     )
 }

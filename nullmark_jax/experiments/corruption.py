@@ -126,8 +126,8 @@ def _is_hidden(name: str) -> bool:
 def _marks(bench: Bench) -> dict[str, Watermark]:
     """Returns the owner's watermarks: the first has leaked, the others have not."""
     each = [
-        jax.tree.map(lambda leaf, i=index: np.asarray(leaf)[i : i + 1], bench.owner)
-        for index in range(len(bench.owner.target_label))
+        jax.tree.map(lambda leaf, i=index: np.asarray(leaf)[i : i + 1], bench.watermarks)
+        for index in range(len(bench.watermarks.target_label))
     ]
     return {"leaked": each[0]} | {f"hidden_{i}": mark for i, mark in enumerate(each) if i}
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from nullmark_jax import checks, environment, files, process, program
 from nullmark_jax import config as configs
+from nullmark_jax.baselines import schemes
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.victim import Victim, load_victims
@@ -48,6 +49,8 @@ class Experiment(NamedTuple):
       captions: by name of a figure, what it shows.
       verdict: what result.json holds -> what a paper claims and what was found.
       free: whether watermark-free models are victims, too.
+      triggers: whether models marked by an earlier scheme's triggers are.
+      speaks_of_triggers: whether its verdict is on those, too.
     """
 
     name: str
@@ -61,6 +64,19 @@ class Experiment(NamedTuple):
     captions: Mapping[str, str]
     verdict: Callable[[Result], Sequence[Finding]] = lambda result: ()
     free: bool = False
+    triggers: bool = False
+    speaks_of_triggers: bool = False
+
+
+def findings(experiment: Experiment, result: Result) -> Sequence[Finding]:
+    """Returns an experiment's sentences on a result.
+
+    What papers claim of null embedding they do not claim of earlier designs' triggers: of those there are
+    only the sentences that speak of them.
+    """
+    if result["metrics"].get("scheme") in schemes.SCHEMES and not experiment.speaks_of_triggers:
+        return ()
+    return experiment.verdict(result)
 
 
 def base() -> ml_collections.ConfigDict:
@@ -103,7 +119,11 @@ def run(
     experiment.check(config)
     process.prepare()
     victims = load_victims(
-        folders, task=config.task, data_path=config.data_path, free=experiment.free
+        folders,
+        task=config.task,
+        data_path=config.data_path,
+        free=experiment.free,
+        triggers=experiment.triggers,
     )
     # What the folder is of: the config and the very models.
     stated = ml_collections.ConfigDict(config.to_dict())
@@ -115,6 +135,7 @@ def run(
     # Of an interrupted one all: those that measured, and the one that ended it.
     commits = dict.fromkeys([*journal.commits, where["commit"]])
     where["commit"] = " and ".join(commit or "unknown" for commit in commits)
+    metrics["scheme"] = victims[0].scheme
     metrics["victims"] = [
         {"name": each.name, "seed": each.config.seed, "model_sha256": each.sha256}
         for each in victims

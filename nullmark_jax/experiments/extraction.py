@@ -326,6 +326,7 @@ EXPERIMENT = Experiment(
     draw=draw,
     captions={"extraction": "What images of each source buy: NC against the number of queries."},
     verdict=verdict,
+    triggers=True,
 )
 
 

@@ -241,6 +241,7 @@ EXPERIMENT = Experiment(
     draw=draw,
     verdict=verdict,
     captions={"fine-tuning": "Both papers' Figure 5, on the first victim."},
+    triggers=True,
 )
 
 

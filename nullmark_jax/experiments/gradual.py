@@ -33,6 +33,7 @@ from nullmark_jax.experiments.measuring import (
     passes,
 )
 from nullmark_jax.experiments.victim import Victim
+from nullmark_jax.marks import as_watermarks
 from nullmark_jax.reports import curves
 from nullmark_jax.reports.table import Table
 
@@ -123,7 +124,7 @@ def _raised(
     seed: int,
 ) -> Callable[[], Record]:
     def attack() -> Record:
-        pirate = bench.pirate(seed, choosing=True)
+        pirate = as_watermarks(bench.pirate(seed, choosing=True))
         full = float(bench.victim.config.watermark.extreme_value)
         adversary = attacker.adversary(steps=config.stage_steps, batch_size=config.batch_size)
         params, curve = bench.victim.params, []

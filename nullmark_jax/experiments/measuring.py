@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from nullmark_jax import checks, evaluation, models, verification
+from nullmark_jax.baselines.triggers import Triggers
 from nullmark_jax.data import Dataset
 from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
@@ -21,11 +22,11 @@ Measure = Callable[..., Record]
 
 
 def make_measure(victim: Victim, *, test_images: int = 0) -> Measure:
-    """Returns (params, **watermarks) -> record, on the victim's test images.
+    """Returns (params, **marks) -> record, on the victim's test images.
 
-    The watermarks are single ones or populations by name, "owner" say. The record has
-    `normal_accuracy` and by each name `null`, `true`, `agreement` and `wm`, fractions, for watermark 0
-    of the population.
+    The marks are populations by name, "owner" say. The record has `normal_accuracy` and by each name
+    `null`, `true`, `agreement` and `wm`, fractions, for watermark 0 of the population. Of triggers, which
+    have no null embedding, `null` and `agreement` are None, and `true` and `wm` are over all of them.
 
     Args:
       victim: whose network, scheme and data.
@@ -33,6 +34,16 @@ def make_measure(victim: Victim, *, test_images: int = 0) -> Measure:
     """
     dataset = limited(victim.splits.test, test_images)
     evaluate = evaluation.make_evaluator(models.apply_fn(victim.model), dataset)
+
+    def measure_triggers(params: Params, **marks: Triggers) -> Record:
+        record: Record = {}
+        for name, triggers in marks.items():
+            counts = evaluate(params, triggers)
+            record["images"] = int(counts.images)
+            record["normal_accuracy"] = float(counts.normal_accuracy)
+            found = float(counts.true_accuracy)
+            record[name] = {"null": None, "true": found, "agreement": None, "wm": found}
+        return record
 
     def measure(params: Params, **watermarks: Watermark) -> Record:
         firsts = [jax.tree.map(lambda leaf: np.asarray(leaf)[:1], w) for w in watermarks.values()]
@@ -47,7 +58,7 @@ def make_measure(victim: Victim, *, test_images: int = 0) -> Measure:
             record[name] = accuracies(one, victim.scheme)
         return record
 
-    return measure
+    return measure_triggers if victim.has_triggers else measure
 
 
 def accuracies(counts: Counts, scheme: str) -> dict[str, float]:
@@ -109,12 +120,14 @@ def spread(records: list[Record], *names: str) -> tuple[float, float]:
 
 def mean_and_spread(records: list[Record], *names: str) -> str:
     """Returns a field's mean over records, in percent, and its lowest and highest where these differ."""
+    if any(_field(record, names) is None for record in records):
+        return ""  # Of triggers, which have no null embedding.
     low, high = spread(records, *names)
     middle = percent(mean(records, *names))
     return middle if low == high else f"{middle} ({percent(low)} to {percent(high)})"
 
 
-def _field(record: Record, names: tuple[str, ...]) -> float:
+def _field(record: Record, names: tuple[str, ...]) -> Any:
     value: Any = record
     for name in names:
         value = value[name]

@@ -137,6 +137,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         described.append(_describe(bench, best))
         if bench.victim.watermarks is not None:
             planned[f"before/{name}"] = _before(bench)
+        if _label(bench) is not None:
             planned |= _unlearning(bench, config, best)
     left = dict(journal.run(planned))
     first = victims[0]
@@ -189,10 +190,11 @@ def _describe(bench: Bench, best: dict[str, list[Record]]) -> Record:
     """Returns a model's part of the metrics: by mode its norms, indices and y_W's trigger."""
     victim = bench.victim
     marked = victim.watermarks is not None
-    target = int(bench.owner.target_label[0]) if marked else None
+    target = _label(bench)
+    pattern = _pattern(bench)
     described: Record = {"name": victim.name, "watermarked": marked, "target": target, "modes": {}}
-    if marked:
-        described["pattern"] = np.asarray(bench.owner.pattern[0]).tolist()
+    if pattern is not None:
+        described["pattern"] = pattern.tolist()
     for mode, labels in best.items():
         found = neural_cleanse.anomalies([each["norm"] for each in labels])
         record: Record = {
@@ -202,15 +204,30 @@ def _describe(bench: Bench, best: dict[str, list[Record]]) -> Record:
             "lowest": finite(found.lowest),
             "flagged": found.flagged,
         }
-        if target is not None:
+        if target is not None and pattern is not None:
             trigger = _trigger(victim, labels[target])
-            alike = likeness(
-                trigger, np.asarray(bench.owner.pattern[0]), middle=reach_of(victim, mode).middle
-            )
+            alike = likeness(trigger, pattern, middle=reach_of(victim, mode).middle)
             written = np.asarray((trigger.mask[..., None] * trigger.pattern).mean(-1))
             record |= {"likeness": alike._asdict(), "written": _rounded(written)}
         described["modes"][mode] = record
     return described
+
+
+def _label(bench: Bench) -> int | None:
+    """Returns the label that the mark gives any image; None where there is no mark, or none such."""
+    if bench.victim.watermarks is None:
+        return None
+    labels = np.unique(
+        bench.owner.target_label[:1] if not bench.victim.has_triggers else bench.owner.target_label
+    )
+    return int(labels[0]) if len(labels) == 1 else None
+
+
+def _pattern(bench: Bench) -> np.ndarray | None:
+    """Returns null embedding's pattern; None where there is none."""
+    if bench.victim.watermarks is None or bench.victim.has_triggers:
+        return None
+    return np.asarray(bench.watermarks.pattern[0])
 
 
 def _measured(bench: Bench, params: Params) -> Record:
@@ -316,6 +333,7 @@ EXPERIMENT = Experiment(
         "owner's own trigger.",
     },
     free=True,
+    triggers=True,
 )
 
 

@@ -28,6 +28,7 @@ from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Re
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import Record, check_images, derived_seed, mean_and_spread
 from nullmark_jax.experiments.victim import Victim
+from nullmark_jax.marks import as_watermarks
 from nullmark_jax.models import Params
 from nullmark_jax.optimizers import Recipe
 from nullmark_jax.reports import curves
@@ -108,7 +109,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
 
 def _hidden(bench: Bench, epochs: int, config: ml_collections.ConfigDict) -> Callable[[], Record]:
     def hide_and_recover() -> Record:
-        own = jax.tree.map(lambda leaf: np.asarray(leaf)[:1], bench.owner)
+        own = jax.tree.map(lambda leaf: np.asarray(leaf)[:1], bench.watermarks)
         plan = corruption(own, "break-null", num_classes=bench.victim.config.data.num_classes)
         adversary = Adversary(
             recipe=Recipe("adam", config.learning_rate, clip_norm=1.0),
@@ -138,7 +139,7 @@ def _never_embedded(
 ) -> Callable[[], Record]:
     def recover() -> Record:
         seed = derived_seed(config.seed, "foreign", index)
-        mark = bench.pirate(seed, choosing=True)
+        mark = as_watermarks(bench.pirate(seed, choosing=True))
         return {
             "before": bench.measure(bench.victim.params, mark=mark),
             "recovered": _recovered(bench, bench.victim.params, mark, config, seed),

@@ -88,7 +88,7 @@ def _recovered(victim: Victim, config: ml_collections.ConfigDict) -> Callable[[]
             "found": bench.measure(victim.params, found=first)["found"],
         }
         if victim.watermarks is not None:
-            record |= compared(found.block, working, bench.owner)
+            record |= compared(found.block, working, bench.watermarks)
         return record
 
     return recover

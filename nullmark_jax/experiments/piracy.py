@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from nullmark_jax import checks
 from nullmark_jax.attacks import retraining
 from nullmark_jax.attacks.retraining import Adversary
+from nullmark_jax.baselines import schemes
 from nullmark_jax.experiments import attackers, experiment, loss_gate
 from nullmark_jax.experiments.attackers import Attacker
 from nullmark_jax.experiments.bench import Bench
@@ -80,7 +81,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         "before": {},
         "threshold": first.config.watermark.threshold,
         "scheme": first.scheme,
-        "min_free": first.config.owner.min_free,
+        "min_free": 0.0 if first.has_triggers else first.config.owner.min_free,
     }
     planned: dict[str, Callable[[], Record]] = {}
     for v, bench in enumerate(benches):
@@ -206,7 +207,7 @@ def tables(result: Result) -> list[Table]:
         part = metrics[name]
         rows.append(_pirates_row(f"{name} paper's: {part['attacker']}", part))
         printed = [paper.get(f"{prefix}{each}") for each in PRINTED]
-        if None not in printed:
+        if f"{prefix}normal_accuracy" in paper:  # Of triggers it has no null.
             rows.append([f"as the {name} paper has it", "", *map(percent, printed), "", ""])
     rows.append(
         _pirates_row(f"strongest: {metrics['strongest']['attacker']}", metrics["strongest"])
@@ -318,9 +319,35 @@ def draw(result: Result) -> dict[str, Figure]:
     return drawn
 
 
+def _of_triggers(metrics: Metrics) -> list[Finding]:
+    """Returns what the later paper says of earlier designs (Table 1), and what was found."""
+    findings = []
+    for part, who, claimed in (
+        (metrics["later"], "its attacker", True),
+        (metrics["strongest"], "the strongest attacker tried", False),
+    ):
+        pirates = part["pirates"]
+        claim = (
+            f"A second {metrics['scheme']} mark can be had, the later paper says; "
+            if claimed
+            else ""
+        )
+        text = (
+            f"{who} ({part['attacker']}) leaves NC at {mean_and_spread(pirates, 'normal_accuracy')}, the "
+            f"owner's triggers at {mean_and_spread(pirates, 'owner', 'true')} and their own at "
+            f"{mean_and_spread(pirates, 'pirate', 'true')}; their claim verifies in {part['verified']} of "
+            f"{len(pirates)}, the owner's in {part['owner_verified']}."
+        )
+        agrees = part["verified"] > 0 if claimed else None
+        findings.append(Finding(claim + text if claimed else text[0].upper() + text[1:], agrees))
+    return findings
+
+
 def verdict(result: Result) -> list[Finding]:
     """Returns what each paper says of piracy and what was found."""
     metrics, findings = result["metrics"], []
+    if metrics["scheme"] in schemes.SCHEMES:
+        return _of_triggers(metrics)
     before = mean(list(metrics["before"].values()), "normal_accuracy")
 
     def lost(part: dict[str, Any]) -> float:
@@ -374,6 +401,8 @@ EXPERIMENT = Experiment(
         "piracy-earlier": "The earlier paper's attacker, as its Figure 7.",
         "piracy-strongest": "The strongest attacker of the grid.",
     },
+    triggers=True,
+    speaks_of_triggers=True,
 )
 
 

@@ -324,7 +324,10 @@ def _mean_point(point: dict[str, Any]) -> Record:
     return {
         "percent": 100 * point["ratio"],
         "normal_accuracy": mean(models, "normal_accuracy"),
-        "owner": {name: mean(models, "owner", name) for name in ("null", "true")},
+        "owner": {
+            name: None if models[0]["owner"][name] is None else mean(models, "owner", name)
+            for name in ("null", "true")  # Triggers have no null embedding.
+        },
     }
 
 
@@ -364,6 +367,7 @@ EXPERIMENT = Experiment(
         "pruning-weights-ascending": "Single weights of each layer, the smallest first.",
         "pruning-weights-descending": "Single weights of each layer, the largest first.",
     },
+    triggers=True,
 )
 
 

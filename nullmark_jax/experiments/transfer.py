@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ml_collections
+import numpy as np
 from matplotlib.figure import Figure
 
 from nullmark_jax import checks, data, evaluation, models
@@ -20,7 +21,6 @@ from nullmark_jax.attacks import retraining, transfer
 from nullmark_jax.attacks.retraining import Adversary
 from nullmark_jax.attacks.transfer import WAYS
 from nullmark_jax.data import Dataset, Splits
-from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import experiment
 from nullmark_jax.experiments.bench import Bench
@@ -28,6 +28,7 @@ from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Re
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import Record, derived_seed, mean_and_spread, passes
 from nullmark_jax.experiments.victim import Victim
+from nullmark_jax.marks import Marks
 from nullmark_jax.optimizers import Recipe
 from nullmark_jax.reports import curves
 from nullmark_jax.reports.table import Table, percent
@@ -149,7 +150,7 @@ def _taught(
     bench: Bench,
     student: Splits,
     way: str,
-    owner: Watermark,
+    owner: Marks,
     config: ml_collections.ConfigDict,
 ) -> Callable[[], Record]:
     def teach_and_recover() -> Record:
@@ -198,7 +199,7 @@ def _taught(
             points=max(2, config.recovery_epochs),
         )
         return {
-            "student": float(counts.normal_accuracy[0]),
+            "student": float(np.ravel(counts.normal_accuracy)[0]),
             "recovered": outcome.record,
             "curve": outcome.curve,
         }
@@ -313,6 +314,7 @@ EXPERIMENT = Experiment(
         "transfer-free": "The same from a watermark-free teacher's: the control.",
     },
     free=True,
+    triggers=True,
 )
 
 

@@ -9,12 +9,13 @@ import jax
 import ml_collections
 import numpy as np
 
-from nullmark_jax import checks, data, files, models, transform
+from nullmark_jax import checks, data, files, models, owner, transform
 from nullmark_jax import claim as claims
 from nullmark_jax import config as configs
+from nullmark_jax.baselines import schemes
 from nullmark_jax.data import Splits
-from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
+from nullmark_jax.marks import Marks
 from nullmark_jax.models import ConvNet, Params
 
 _LARGEST = 2**26
@@ -28,8 +29,9 @@ class Victim(NamedTuple):
       config: of its run.
       model: its network.
       params: its parameters, as the model file has them.
-      watermarks: the owner's 0..K-1, a population; None of a watermark-free model.
-      claim: the owner's, of the first of them; None likewise.
+      watermarks: the owner's 0..K-1, or an earlier scheme's triggers, a population; None of a
+        watermark-free model.
+      claim: the owner's, of the first of them; None likewise, and of triggers.
       splits: the task's data, divided as for the run.
       sha256: the model file's digest, hexadecimal.
     """
@@ -38,7 +40,7 @@ class Victim(NamedTuple):
     config: ml_collections.ConfigDict
     model: ConvNet
     params: Params
-    watermarks: Watermark | None
+    watermarks: Marks | None
     claim: claims.Claim | None
     splits: Splits
     sha256: str
@@ -53,9 +55,27 @@ class Victim(NamedTuple):
         """n."""
         return self.config.watermark.pattern_size
 
-    def foreign(self, seed: int, count: int) -> Watermark:
-        """Returns a population of `count` random watermarks of this task, as others would have."""
+    @property
+    def has_triggers(self) -> bool:
+        """Whether its scheme is an earlier one, by triggers."""
+        return self.scheme in schemes.SCHEMES
+
+    def foreign(self, seed: int, count: int = 1) -> Marks:
+        """Returns marks of somebody else's on this task, drawn at random.
+
+        Args:
+          seed: of the draw.
+          count: how many watermarks the population has; of triggers it is one owner's in any case.
+        """
         height, width, _ = self.config.data.input_shape
+        if self.has_triggers:
+            return schemes.make(
+                self.scheme,
+                f"somebody else {seed}".encode(),
+                shape=tuple(self.config.data.input_shape),
+                num_classes=self.config.data.num_classes,
+                pirate=True,
+            )
         return transform.random_watermarks(
             seed,
             count,
@@ -69,7 +89,12 @@ class Victim(NamedTuple):
 
 
 def load_victims(
-    folders: list[str], *, task: str, data_path: str = "", free: bool = False
+    folders: list[str],
+    *,
+    task: str,
+    data_path: str = "",
+    free: bool = False,
+    triggers: bool = True,
 ) -> list[Victim]:
     """Reads run folders.
 
@@ -78,6 +103,7 @@ def load_victims(
       task: what all of them must be of.
       data_path: where the task's data are now; "" for where each run had them.
       free: whether watermark-free models will do, too.
+      triggers: whether models marked by triggers will.
 
     Raises:
       InputError: a folder holds no finished run, one of another task, one not verified, a damaged
@@ -88,6 +114,12 @@ def load_victims(
         raise InputError("--victim: none is given; give the run folder of a finished training")
     shared: dict[str, Splits] = {}
     victims = [_load(pathlib.Path(each), task, data_path, free, shared) for each in folders]
+    for victim in victims:
+        if victim.has_triggers and not triggers:
+            raise InputError(
+                f"--victim: {victim.name} is marked by triggers ({victim.scheme}), to which this attack "
+                "does nothing; give a model with null embedding"
+            )
     _check_alike(victims)
     names = [victim.name for victim in victims]
     if len(set(names)) < len(names):
@@ -148,7 +180,8 @@ def _load(
             f"--victim: {checks.shown(name)} cannot be shown in tables; rename the folder"
         )
     shape, num_classes = tuple(config.data.input_shape), config.data.num_classes
-    made = None if verified is None else claims.read_claim(folder / "claim.json")
+    signed = config.watermark.scheme in transform.SCHEMES
+    made = claims.read_claim(folder / "claim.json") if signed and verified is not None else None
     path = folder / "model.safetensors"
     params = claims.read_model(
         path,
@@ -169,17 +202,25 @@ def _load(
         config=config,
         model=models.create(config.model, num_classes, precision=config.precision),
         params=jax.tree.map(np.asarray, params),
-        watermarks=None if made is None else _watermarks(made, config.watermark.num_watermarks),
+        watermarks=None if verified is None else _marks(folder, config, made),
         claim=made,
         splits=shared[key],
         sha256=claims.model_digest(path) if made is None else made.model_sha256,
     )
 
 
-def _watermarks(made: claims.Claim, count: int) -> Watermark:
-    """Returns all the owner's watermarks, which one signature gives."""
+def _marks(
+    folder: pathlib.Path, config: ml_collections.ConfigDict, made: claims.Claim | None
+) -> Marks:
+    """Returns all the owner's marks: the watermarks that the claim's signature gives, or the triggers.
+
+    Triggers stand nowhere; they are made again as the owner made them, from the key.
+    """
+    if made is None:
+        return owner.owner_marks(config, owner.find_owner(config, folder, owner.named_key(config)))
+    indices = range(config.watermark.num_watermarks)
     return transform.stack(
-        [claims.watermark_of(dataclasses.replace(made, index=index)) for index in range(count)]
+        [claims.watermark_of(dataclasses.replace(made, index=index)) for index in indices]
     )
 
 
@@ -187,7 +228,8 @@ def _read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
     path = folder / "config.json"
     data = _read(path)
     try:
-        config = ml_collections.ConfigDict(checks.json_object(data))
+        # A run of before some field was made had what is now its default.
+        config = configs.with_defaults(checks.json_object(data))
         configs.check(config)
     except InputError as error:
         raise InputError(f"--victim: {path}: {error}") from error

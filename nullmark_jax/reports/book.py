@@ -24,6 +24,7 @@ from nullmark_jax.config import TASKS
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments.catalogue import EXPERIMENTS
 from nullmark_jax.experiments.experiment import Experiment, Result
+from nullmark_jax.experiments.experiment import findings as findings_of
 from nullmark_jax.reports import runs
 from nullmark_jax.reports.table import Table, percent
 
@@ -172,7 +173,7 @@ def _findings(found: dict[str, dict[str, Result]]) -> list[str]:
         (finding.agrees, f"- **{EXPERIMENTS[name].title}, {task}.** {finding.text}")
         for name, tasks in found.items()
         for task, result in tasks.items()
-        for finding in EXPERIMENTS[name].verdict(result)
+        for finding in findings_of(EXPERIMENTS[name], result)
     ]
     lines = []
     for agrees, heading in _HEADINGS.items():

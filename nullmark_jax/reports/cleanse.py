@@ -35,6 +35,8 @@ def tables(result: Result) -> list[Table]:
         for each in metrics["unlearned"]
     ]
     before = [[each["model"], "before", "", *_accuracies(each)] for each in metrics["before"]]
+    size = _pattern_size(metrics)
+    own = f" The owner's own trigger has norm {size**2}." if size else ""
     found = Table(
         "Neural Cleanse: the anomaly index of the smallest mask, and the owner's label",
         (
@@ -53,12 +55,11 @@ def tables(result: Result) -> list[Table]:
         f"From {metrics['images']} clean images, {metrics['starts']} starts a label. A label is flagged "
         "with an index above 2 and a mask smaller than the median. The bounded pattern is an image, as in "
         "the papers; the unbounded one lies within twice lambda; with whole pixels the mask is 0 or 1, so "
-        "that its norm counts pixels. The owner's own trigger has norm "
-        f"{metrics['pattern_size'] ** 2}. A * marks a mask that sends fewer than "
+        f"that its norm counts pixels.{own} A * marks a mask that sends fewer than "
         f"{percent(metrics['success'])}% of the images to the label.",
     )
     how = metrics["unlearning"]
-    if not before:
+    if not left:
         return [found]
     return [
         found,
@@ -71,6 +72,11 @@ def tables(result: Result) -> list[Table]:
             "as well. The owner's label is no attacker's to know unless it was flagged.",
         ),
     ]
+
+
+def _pattern_size(metrics: dict[str, Any]) -> int:
+    """Returns n; 0 where the models are marked by triggers, or not at all."""
+    return metrics["pattern_size"] if any("pattern" in m for m in metrics["models"]) else 0
 
 
 def _index_row(model: Record, mode: str, found: Record) -> list[str]:
@@ -87,12 +93,17 @@ def _index_row(model: Record, mode: str, found: Record) -> list[str]:
     target = model["target"]
     if target is None:
         return row + [""] * 4
-    alike, star = found["likeness"], "*" if target in failed else ""
+    star = "*" if target in failed else ""
     flagged = " (flagged)" if target in found["flagged"] else ""
-    return [
-        *row,
+    row += [
         f"{target}{flagged}",
         f"{found['norms'][target]:.3g}{star}; {_index(found['index'][target])}",
+    ]
+    alike = found.get("likeness")  # To a pattern, which triggers have not.
+    if alike is None:
+        return row + [""] * 2
+    return [
+        *row,
         f"{percent(alike['share'])} ({percent(alike['chance'])})",
         percent(alike["signs"]),
     ]
@@ -126,11 +137,11 @@ def draw(result: Result) -> dict[str, Figure]:
                 )
                 for mode in modes
             ],
-            owner=float(metrics["pattern_size"] ** 2),
+            owner=float(_pattern_size(metrics) ** 2),
             title="mask found for each label",
         )
     }
-    model: dict[str, Any] | None = next((m for m in metrics["models"] if m["watermarked"]), None)
+    model: dict[str, Any] | None = next((m for m in metrics["models"] if "pattern" in m), None)
     if model:
         inverse = -np.asarray(model["pattern"], np.float32)
         drawn["neural-cleanse-triggers"] = triggers.triggers_figure(
@@ -148,8 +159,9 @@ def verdict(result: Result) -> list[Finding]:
     """Returns whether the owner's label is flagged, by mode, and what unlearning leaves."""
     metrics = result["metrics"]
     findings = []
-    watermarked = [each for each in metrics["models"] if each["watermarked"]]
-    free = [each for each in metrics["models"] if not each["watermarked"]]
+    # One with a label for each trigger has none to be flagged.
+    watermarked = [each for each in metrics["models"] if each["target"] is not None]
+    free = [each for each in metrics["models"] if each["target"] is None]
     for mode in metrics["models"][0]["modes"]:
         parts = []
         if watermarked:
@@ -161,7 +173,7 @@ def verdict(result: Result) -> list[Finding]:
         if free:
             flagged = sum(bool(m["modes"][mode]["flagged"]) for m in free)
             parts.append(
-                f"some label in {flagged} of {len(free)} free ones ({_lowest(free, mode)})"
+                f"some label in {flagged} of {len(free)} {_others(free)} ({_lowest(free, mode)})"
             )
         claim, agrees = "", None
         if mode == "bounded":
@@ -184,6 +196,10 @@ def verdict(result: Result) -> list[Finding]:
                     )
                 )
     return findings
+
+
+def _others(models: list[Record]) -> str:
+    return "others" if any(each["watermarked"] for each in models) else "free ones"
 
 
 def _lowest(models: list[Record], mode: str) -> str:

@@ -55,7 +55,7 @@ def curves_figure(
     Args:
       records: at least one.
       x: that field's name, and what to write on the axis.
-      lines: up to six.
+      lines: up to six; one whose values all are None is left out.
       title: of the figure.
       threshold: T, a fraction, drawn as a dotted line; None for none.
       claims: a paper's numbers, fractions by what to write in the legend, drawn as dashed lines.
@@ -65,9 +65,12 @@ def curves_figure(
     axes = figure.subplots()
     at = [record[x[0]] for record in records]
     for line, (colour, marker, dash) in zip(lines, LOOKS, strict=False):
+        values = [100 * _field(record, line.field) for record in records]
+        if np.isnan(values).all():
+            continue
         axes.plot(
             at,
-            [100 * _field(record, line.field) for record in records],
+            values,
             color=colour,
             marker=marker,
             linestyle=dash,

@@ -171,7 +171,7 @@ def curves_figure(
 
     Args:
       history: a record an epoch, at least one, with `epoch` and the fractions `normal_accuracy`,
-        `null_accuracy` and `true_accuracy`; a value that is not finite is left out of its curve.
+        `null_accuracy` and `true_accuracy`; a value that is not finite, or None, is left out of its curve.
       threshold: T_watermark, a fraction, drawn as a dotted line.
       paper: the paper's fractions by the same names, drawn as dashed lines; those missing are not.
       embedded: whether the model was trained with the watermark. Where not, null and true are those
@@ -189,6 +189,8 @@ def curves_figure(
     numbers = {c.key: 100.0 * float(paper[c.key]) for c in _CURVES if c.key in paper}
     epochs = np.array([record["epoch"] for record in history])
     percents = {c.key: 100.0 * np.array([r[c.key] for r in history], float) for c in _CURVES}
+    # Triggers have no null embedding, and None of it.
+    percents = {key: values for key, values in percents.items() if not np.isnan(values).all()}
     bottom = _upper_end([*(float(values[-1]) for values in percents.values()), *numbers.values()])
     figure = Figure(figsize=(10, 4.8), dpi=DPI)
     panels = figure.subplots(1, 2 if bottom else 1, squeeze=False)[0]
@@ -308,6 +310,8 @@ def _draw_curves(
     """Draws the three curves and the paper's numbers, all in %; returns them for a legend."""
     lines = []
     for curve in _CURVES:
+        if curve.key not in percents:
+            continue
         control = curve.key != "normal_accuracy" and not embedded
         lines += axes.plot(
             epochs,

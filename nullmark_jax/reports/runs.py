@@ -142,6 +142,8 @@ def page(
 
 
 def _with_interval(result: dict[str, Any], name: str) -> str:
+    if result["metrics"][name] is None:
+        return ""
     low, high = result["metrics"]["intervals_95"][name]
     return f"{percent(result['metrics'][name])} ({percent(low)} to {percent(high)})"
 
@@ -152,6 +154,8 @@ def _mean(results: list[dict[str, Any]], name: str) -> float:
 
 def _mean_and_spread(results: list[dict[str, Any]], name: str) -> str:
     values = [each["metrics"][name] for each in results]
+    if None in values:  # Of triggers, which have no null embedding.
+        return ""
     return f"**{percent(_mean(results, name))}** ({percent(min(values))} to {percent(max(values))})"
 
 

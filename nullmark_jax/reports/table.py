@@ -75,6 +75,8 @@ def accuracies_table(result: dict[str, Any]) -> Table:
         paper["watermark_accuracy"] = min(paper["null_accuracy"], paper["true_accuracy"])
     rows = []
     for name, short in _ROWS:
+        if metrics[name] is None:  # Of triggers, which have no null embedding.
+            continue
         low, high = metrics["intervals_95"][name]
         theirs = percent(paper[name]) if name in paper else "-"
         rows.append([short, percent(metrics[name]), f"{percent(low)} to {percent(high)}", theirs])
@@ -92,7 +94,9 @@ def result_table(result: dict[str, Any]) -> str:
     return "\n".join([table.title, "", *lines])
 
 
-def percent(fraction: float) -> str:
-    """Returns a fraction as percent with two digits, rounded down to 99.99 unless it is 1."""
+def percent(fraction: float | None) -> str:
+    """Returns a fraction as percent with two digits, rounded down to 99.99 unless it is 1; "" of None."""
+    if fraction is None:
+        return ""
     shown = f"{100 * fraction:.2f}"
     return "99.99" if shown == "100.00" and fraction < 1 else shown

@@ -70,7 +70,7 @@ def norms_figure(
 
     Args:
       panels: (the search's name, its models), at least one panel, each with up to six models.
-      owner: n^2, the norm of the owner's own trigger, drawn as a dotted line. Where norms lie a
+      owner: n^2, the norm of the owner's own trigger, drawn as a dotted line; 0 for none. Where norms lie a
         hundredfold apart, a panel's axis is logarithmic.
       title: of the figure.
     """
@@ -99,8 +99,10 @@ def norms_figure(
                     markeredgecolor=colour,
                     markeredgewidth=2,
                 )
-        axes.axhline(owner, color="black", linestyle=":", label="the owner's own, n²")
-        drawn = [owner, *(norm for each in models for norm in each.norms)]
+        drawn = [norm for each in models for norm in each.norms]
+        if owner:
+            axes.axhline(owner, color="black", linestyle=":", label="the owner's own, n²")
+            drawn.append(owner)
         if min(drawn) * 100 < max(drawn):
             axes.set_yscale("symlog", linthresh=0.01)
         else:

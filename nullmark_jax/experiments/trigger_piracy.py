@@ -1,0 +1,232 @@
+"""Piracy of an earlier design, and what fine-tuning with the owner's images then leaves of both marks.
+
+    python -m nullmark_jax.experiments.trigger_piracy --config=configs/attacks/trigger_piracy.py:TASK \\
+        --victim=RUN [--victim=RUN ...] --workdir=OUT
+
+Adi et al. say that a pirate who trains for as many epochs as the owner ends with the weaker mark: after
+fine-tuning theirs is gone and the owner's is not. Later paper, section 4.2; earlier paper, appendix C and
+Figure 12: the other way round.
+"""
+
+import sys
+from collections.abc import Callable
+
+import ml_collections
+from matplotlib.figure import Figure
+
+from nullmark_jax import checks
+from nullmark_jax.attacks import retraining
+from nullmark_jax.attacks.retraining import Adversary
+from nullmark_jax.errors import InputError
+from nullmark_jax.experiments import attackers, experiment
+from nullmark_jax.experiments.bench import Bench
+from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
+from nullmark_jax.experiments.journal import Journal
+from nullmark_jax.experiments.measuring import (
+    Record,
+    check_images,
+    derived_seed,
+    mean,
+    mean_and_spread,
+)
+from nullmark_jax.experiments.victim import Victim
+from nullmark_jax.models import Params
+from nullmark_jax.optimizers import Recipe
+from nullmark_jax.reports import curves
+from nullmark_jax.reports.table import Table
+
+
+def default() -> ml_collections.ConfigDict:
+    """Returns the config with every field."""
+    config = experiment.base()
+    config.pirate = attackers.paper_fields()
+    # Of the owner's training images the pirate has this share, and trains for up to the last of these
+    # epochs, from the owner's model on; each is fine-tuned on its own.
+    config.fraction = 0.1
+    config.epochs = (10, 20, 40, 60, 80, 100, 120, 140, 160, 180, 200)
+    # With clean images, as many as the owner has; 0 epochs for none.
+    config.fine_tuning = ml_collections.ConfigDict()
+    config.fine_tuning.epochs = 10
+    config.fine_tuning.batch_size = 128
+    config.fine_tuning.optimizer = ml_collections.ConfigDict(Recipe("sgd", 1e-3)._asdict())
+    return config
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError where a field is out of range."""
+    attackers.check_paper("config.pirate", config.pirate)
+    if not 0 < checks.real("config.fraction", config.fraction) <= 1:
+        raise InputError(f"config.fraction: {config.fraction} is out of range; give one in (0, 1]")
+    if list(config.epochs) != sorted(set(config.epochs)) or not len(config.epochs):
+        raise InputError(f"config.epochs: {config.epochs} must ascend; give say (10, 20)")
+    for each in config.epochs:
+        checks.integer("config.epochs", each, 1, 10**6)
+    checks.integer("config.fine_tuning.epochs", config.fine_tuning.epochs, 1, 10**6)
+    checks.integer("config.fine_tuning.batch_size", config.fine_tuning.batch_size, 1, 10**6)
+
+
+def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: Journal) -> Metrics:
+    """Returns the metrics: each victim's curve over the pirate's epochs, before and after fine-tuning."""
+    for victim in victims:
+        if not victim.has_triggers:
+            raise InputError(
+                f"--victim: {victim.name} is marked by null embedding, which the experiment piracy attacks; "
+                "give a model marked by triggers"
+            )
+    planned: dict[str, Callable[[], Record]] = {}
+    for v, victim in enumerate(victims):
+        check_images(victim, _images(config, victim))
+        bench = Bench(victim, config.test_images)
+        planned[victim.name] = _pirated(bench, config, derived_seed(config.seed, v))
+    records = dict(journal.run(planned))
+    pirate, tuning = config.pirate, config.fine_tuning
+    return {
+        "threshold": victims[0].config.watermark.threshold,
+        "scheme": victims[0].scheme,
+        "owner_epochs": victims[0].config.epochs,
+        "images": _images(config, victims[0]),
+        "attacker": f"{pirate.cross_entropy}, {pirate.optimizer.name} {pirate.optimizer.learning_rate:g}",
+        "fine_tuning": f"{tuning.optimizer.name} {tuning.optimizer.learning_rate:g}, "
+        f"{tuning.epochs} epochs",
+        "models": [{"name": victim.name, **records[victim.name]} for victim in victims],
+    }
+
+
+def _images(config: ml_collections.ConfigDict, victim: Victim) -> int:
+    return max(1, round(config.fraction * len(victim.splits.train)))
+
+
+def _pirated(bench: Bench, config: ml_collections.ConfigDict, seed: int) -> Callable[[], Record]:
+    def attack() -> Record:
+        images, size = _images(config, bench.victim), config.pirate.batch_size
+        ends = [retraining.steps_of(each, images=images, batch_size=size) for each in config.epochs]
+        pirate = bench.pirate(seed)
+        marks = {"owner": bench.owner, "pirate": pirate}
+        own, tuning = len(bench.victim.splits.train), config.fine_tuning
+        tuned = Adversary(
+            recipe=Recipe(**tuning.optimizer.to_dict()),
+            steps=retraining.steps_of(tuning.epochs, images=own, batch_size=tuning.batch_size),
+            batch_size=tuning.batch_size,
+            inject_ratio=0.0,
+        )
+
+        def record(epochs: int, params: Params) -> Record:
+            # After fine-tuning both as Adi et al. do.
+            (after,) = bench.train(tuned, images=own, seed=seed, at=[tuned.steps], params=params)
+            return {
+                "epochs": epochs,
+                "before": bench.measure(params, **marks),
+                "after": bench.measure(after.params, **marks),
+            }
+
+        found = [record(0, bench.victim.params)]
+        for epochs, reached in zip(
+            config.epochs,
+            bench.train(
+                attackers.paper_adversary(config.pirate, ends[-1]),
+                images=images,
+                seed=seed,
+                at=ends,
+                embedded=pirate,
+            ),
+            strict=True,
+        ):
+            found.append(record(epochs, reached.params))
+        return {"curve": found}
+
+    return attack
+
+
+# For readers.
+
+
+def tables(result: Result) -> list[Table]:
+    """Returns both marks by the pirate's epochs, before and after fine-tuning."""
+    metrics = result["metrics"]
+    rows = []
+    for index, point in enumerate(metrics["models"][0]["curve"]):
+        points = [model["curve"][index] for model in metrics["models"]]
+        rows.append(
+            [
+                str(point["epochs"]),
+                *(
+                    mean_and_spread(points, when, *field)
+                    for when in ("before", "after")
+                    for field in (("normal_accuracy",), ("owner", "true"), ("pirate", "true"))
+                ),
+            ]
+        )
+    return [
+        Table(
+            "Both marks after the pirate's training, and after fine-tuning, %: mean (lowest to highest)",
+            (
+                "pirate's epochs",
+                "NC",
+                "owner's triggers",
+                "pirate's triggers",
+                "fine-tuned: NC",
+                "owner's triggers",
+                "pirate's triggers",
+            ),
+            rows,
+            f"{metrics['scheme']}; models: {len(metrics['models'])}. The pirate ({metrics['attacker']}) has "
+            f"{metrics['images']} images; the owner trained {metrics['owner_epochs']} epochs. Fine-tuned: "
+            f"all layers, all the owner's images, {metrics['fine_tuning']}.",
+        )
+    ]
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """Returns Figure 12: the marks after fine-tuning, against the pirate's epochs, on the first model."""
+    metrics = result["metrics"]
+    return {
+        "trigger-piracy": curves.curves_figure(
+            metrics["models"][0]["curve"],
+            x=("epochs", "pirate's epochs"),
+            lines=(
+                curves.Line("NC", ("after", "normal_accuracy")),
+                curves.Line("owner's triggers", ("after", "owner", "true")),
+                curves.Line("pirate's triggers", ("after", "pirate", "true")),
+            ),
+            title=f"{metrics['scheme']}: after {metrics['fine_tuning']} of fine-tuning",
+            threshold=metrics["threshold"],
+        )
+    }
+
+
+def verdict(result: Result) -> list[Finding]:
+    """Returns whose mark is the stronger after fine-tuning, at the end of the curve."""
+    metrics = result["metrics"]
+    last = [model["curve"][-1] for model in metrics["models"]]
+    owner, pirate = (mean(last, "after", who, "true") for who in ("owner", "pirate"))
+    return [
+        Finding(
+            "After fine-tuning the pirate's mark is the stronger, both papers say, and Adi et al. the "
+            f"owner's; here ({metrics['scheme']}, {last[0]['epochs']} epochs of the pirate's, "
+            f"{metrics['owner_epochs']} of the owner's own) the owner's triggers are at "
+            f"{mean_and_spread(last, 'after', 'owner', 'true')}, the pirate's at "
+            f"{mean_and_spread(last, 'after', 'pirate', 'true')}.",
+            pirate > owner,
+        )
+    ]
+
+
+EXPERIMENT = Experiment(
+    name="trigger_piracy",
+    title="Piracy of trigger sets, and fine-tuning",
+    lead="A pirate trains triggers of their own into a model marked by an earlier design; then all of it is "
+    "fine-tuned with the owner's images, which is to leave the owner's mark and take the pirate's.",
+    default=default,
+    check=check,
+    measure=measure,
+    tables=tables,
+    draw=draw,
+    verdict=verdict,
+    captions={"trigger-piracy": "As the earlier paper's Figure 12, on the first victim."},
+    triggers=True,
+    speaks_of_triggers=True,
+)
+
+
+if __name__ == "__main__":
+    sys.exit(experiment.main(EXPERIMENT, sys.argv))
