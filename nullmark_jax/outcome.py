@@ -8,8 +8,9 @@ import ml_collections
 import numpy as np
 
 from nullmark_jax import checks, claim, data, files, models, training, verification
-from nullmark_jax.baselines import adi
+from nullmark_jax.baselines import adi, schemes
 from nullmark_jax.baselines.triggers import Triggers
+from nullmark_jax.errors import InputError
 from nullmark_jax.folder import to_json
 from nullmark_jax.marks import Marks
 from nullmark_jax.metrics import Counts, TriggerCounts
@@ -76,14 +77,45 @@ def write_claim(
 def write_commitments(
     config: ml_collections.ConfigDict, folder: pathlib.Path, owner: Owner, marks: Triggers
 ) -> None:
-    """Writes commitments.json, which an owner of `adi` publishes before the model is out."""
-    published, _ = adi.commit(*_trigger_set(marks), owner.signature())
+    """Writes commitments.json, which an owner of `adi` publishes before the model is out.
+
+    Raises:
+      InputError: it cannot be written, or is there already and commits to other triggers.
+    """
+    published, _ = adi.commit(*_trigger_set(marks), owner.secret("adi"))
     content = {
         "format": COMMITMENTS,
         "num_classes": config.data.num_classes,
         "commitments": [each.hex() for each in published],
     }
-    files.write_whole(folder / "commitments.json", to_json(content))
+    path = folder / "commitments.json"
+    if path.exists():
+        check_commitments(folder, owner, marks)
+    else:
+        files.write_whole(path, to_json(content))
+
+
+def check_commitments(folder: pathlib.Path, owner: Owner, marks: Triggers) -> None:
+    """Raises InputError where a run's commitments.json is missing, damaged, or of other triggers."""
+    published, _ = adi.commit(*_trigger_set(marks), owner.secret("adi"))
+    if read_commitments(folder) != published:
+        raise InputError(
+            f"{folder / 'commitments.json'}: commits to other triggers than the key and the images now "
+            "give; put these back as they were"
+        )
+
+
+def read_commitments(folder: pathlib.Path) -> list[bytes]:
+    """Returns a run's published commitments; InputError where they cannot be read."""
+    path = folder / "commitments.json"
+    kept = checks.json_object(files.read_bounded(path, 2**26))
+    found = kept.get("commitments")
+    try:
+        if not isinstance(found, list):
+            raise ValueError
+        return [bytes.fromhex(each) for each in found]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: was damaged; put it back as it was") from error
 
 
 def _trigger_set(marks: Triggers) -> tuple[np.ndarray, np.ndarray]:
@@ -119,16 +151,20 @@ def _verify_triggers(
     marks: Triggers,
     test: data.Dataset,
 ) -> bool:
-    predict = _read_predictor(config, folder, None)
+    of_pixels = _read_predictor(config, folder, None)
     threshold = config.watermark.threshold
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        return np.asarray(of_pixels(images.astype(np.float32) * np.float32(1 / 255)))
+
     if config.watermark.scheme == "adi":
-        kept = checks.json_object(files.read_bounded(folder / "commitments.json", 2**26))
-        published = [bytes.fromhex(each) for each in kept["commitments"]]
-        _, openings = adi.commit(*_trigger_set(marks), owner.signature())
+        published = read_commitments(folder)
+        _, openings = adi.commit(*_trigger_set(marks), owner.secret("adi"))
         return adi.verify(
             predict,
             published,
             openings,
+            shape=tuple(config.data.input_shape),
             num_classes=config.data.num_classes,
             threshold=threshold,
             asked=range(len(published)),
@@ -208,8 +244,9 @@ def _triggers_summary(test: TriggerCounts, verified: bool | None) -> dict[str, A
 
 
 def paper_figures(config: ml_collections.ConfigDict) -> dict[str, float]:
-    """Returns the papers' figures for the task; none for data of the user's own."""
-    return {} if config.data.source == "npz" else config.paper.to_dict()
+    """Returns null embedding's figures in the papers; none for data of the user's own, or triggers."""
+    own = config.data.source == "npz" or config.watermark.scheme in schemes.SCHEMES
+    return {} if own else config.paper.to_dict()
 
 
 def draw(

@@ -23,8 +23,14 @@ class Owner:
     timestamp: str
 
     def signature(self) -> bytes:
-        """Returns the signature of the verifier string, from which all marks come."""
+        """Returns the signature of the verifier string, from which watermarks come; a claim holds it."""
         return signing.sign(self.key, owner=self.name, timestamp=self.timestamp)
+
+    def secret(self, scheme: str) -> bytes:
+        """Returns what an earlier scheme's triggers come from; no claim holds it."""
+        return signing.secret(
+            self.key, owner=self.name, timestamp=self.timestamp, purpose=f"triggers/{scheme}"
+        )
 
 
 def named_key(config: ml_collections.ConfigDict) -> signing.SigningKey | None:
@@ -165,7 +171,7 @@ def owner_marks(config: ml_collections.ConfigDict, owner: Owner) -> Marks:
         return owner_watermarks(config, owner)
     return schemes.make(
         config.watermark.scheme,
-        owner.signature(),
+        owner.secret(config.watermark.scheme),
         shape=tuple(config.data.input_shape),
         num_classes=config.data.num_classes,
         images=config.watermark.trigger_images,

@@ -94,7 +94,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
     plan = make_plan(config, splits.train, count(marks))
     claim_folder(folder, config)
     keep_owner(config, folder, owner)
-    if isinstance(marks, Triggers) and config.watermark.scheme == "adi":
+    embeds = config.watermark.num_watermarks > 0
+    if embeds and isinstance(marks, Triggers) and config.watermark.scheme == "adi":
         outcome.write_commitments(config, folder, owner, marks)
     # Before the training, which the source tree may not wait for.
     where = environment.describe("nullmark_jax.main")

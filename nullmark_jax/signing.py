@@ -153,6 +153,18 @@ def sign(key: SigningKey, *, owner: str, timestamp: str) -> bytes:
     return key.sign(verifier_string(owner, timestamp))
 
 
+def secret(key: SigningKey, *, owner: str, timestamp: str, purpose: str) -> bytes:
+    """Returns 64 bytes that only the key's owner can make, always the same for the same arguments.
+
+    A signature of v, a line feed and the purpose, of which no claim is made: it has one line more than
+    any verifier string, and handing in a claim tells nothing of it.
+
+    Raises:
+      InputError: see `verifier_string`.
+    """
+    return key.sign(verifier_string(owner, timestamp) + b"\n" + purpose.encode())
+
+
 def check(public_key: bytes, signature: bytes, *, owner: str, timestamp: str) -> bool:
     """Returns whether sig is the signature of v under O_pub (Algorithm 3, line 1).
 

@@ -8,6 +8,7 @@ import pytest
 from scipy import special
 
 from nullmark_jax.baselines import adi
+from nullmark_jax.baselines.triggers import generator
 from nullmark_jax.errors import InputError
 
 SHAPE = (12, 12, 1)
@@ -35,8 +36,9 @@ def watermarked(images, labels):
 
 
 def verify(predict, published, openings, **changes):
-    arguments = {"num_classes": CLASSES, "threshold": 0.8} | changes
-    return adi.verify(predict, published, openings, **arguments)
+    arguments = {"shape": SHAPE, "num_classes": CLASSES, "threshold": 0.8, "least": 1}
+    arguments["asked"] = [opening.number for opening in openings if opening]
+    return adi.verify(predict, published, openings, **arguments | changes)
 
 
 def test_a_trigger_set_is_a_function_of_its_seed():
@@ -138,7 +140,23 @@ def changed(opening, **fields):
         ),
         (
             lambda o: [o[0], changed(o[1], image=np.zeros((2, 2, 1), np.uint8))],
-            "the images opened have different shapes",
+            "commitment 1 is opened with no uint8 image of the task's shape",
+        ),
+        (
+            lambda o: [changed(o[0], image=o[0].image.view(np.int8))],
+            "commitment 0 is opened with no uint8 image of the task's shape",
+        ),
+        (
+            lambda o: [changed(o[0], nonce=o[0].nonce + b"more")],
+            "commitment 0 is opened without a nonce of 32 bytes",
+        ),
+        (
+            lambda o: [changed(o[0], nonce="x" * 32)],
+            "commitment 0 is opened without a nonce of 32 bytes",
+        ),
+        (
+            lambda o: [changed(o[0], label=1.0)],
+            "the label of commitment 0 is none of the model's",
         ),
     ],
 )
@@ -166,10 +184,65 @@ def test_the_forged_commitment_passes_where_the_prover_chooses(owner):
     assert len(published) == len(openings) == 100 * CLASSES
     shown = adi.fitting(model, openings)
     assert len(shown) == 100  # One label of each image fits any model whatever.
-    verdict = verify(model, published, shown, threshold=1.0)
+    verdict = verify(model, published, shown, threshold=1.0, asked=None)
     assert verdict.verified and verdict.right == 100
-    # What the protocol believes the odds of that to be.
-    assert verdict.chance == pytest.approx(1e-100)
+    # Of which the verdict claims no odds.
+    assert verdict.chance is None
+
+
+def test_one_commits_to_what_any_good_model_says(owner):
+    """Without having seen the model: labels that every model of the task gives, and they are right."""
+    images, labels, *_ = owner
+    theirs, _ = adi.trigger_set(99, 40, shape=SHAPE, num_classes=CLASSES)
+    other_model = watermarked([], [])  # Which answers as the owner's does on all but its triggers.
+    published, openings = adi.commit(theirs, other_model(theirs), SECRET[::-1])
+    model, asked = watermarked(images, labels), adi.ask(20, 40, seed=0)
+    shown = [openings[number] for number in asked]
+    assert verify(model, published, shown, asked=asked, least=20).verified
+    # A reference of the verifier's own stops it.
+    verdict = verify(model, published, shown, asked=asked, least=20, reference=other_model)
+    assert (verdict.verified, verdict.opened) == (False, 0)
+    assert verdict.reason == "only 0 labels count; 20 must"
+
+
+def test_with_a_reference_the_owner_still_verifies(owner):
+    images, labels, published, openings = owner
+    other_model = watermarked([], [])
+    differ = int((other_model(images) != labels).sum())
+    verdict = verify(watermarked(images, labels), published, openings, reference=other_model)
+    assert verdict.verified and verdict.opened == verdict.right == differ < 20
+    # Of labels that differ from the reference's there are nine left to guess among.
+    assert verdict.chance == pytest.approx(
+        adi.chance(differ, num_classes=CLASSES - 1, threshold=0.8)
+    )
+
+
+def test_too_few_openings_are_not_enough(owner):
+    images, labels, published, openings = owner
+    verdict = adi.verify(
+        watermarked(images, labels), published, openings[:19],
+        shape=SHAPE, num_classes=CLASSES, threshold=0.8, asked=range(19),
+    )  # fmt: skip
+    assert (verdict.verified, verdict.reason) == (False, "only 19 labels count; 20 must")
+
+
+@pytest.mark.parametrize("right", range(1, 20))
+def test_a_threshold_that_is_just_reached_passes(owner, right):
+    """As 11 of 20 at 0.55, whose product in floats lies above 11."""
+    images, labels, published, openings = owner
+    wrong = (labels + 1) % CLASSES
+    answers = np.where(np.arange(20) < right, labels, wrong)
+    predict = watermarked(images, answers)
+    assert verify(predict, published, openings, threshold=right / 20).verified
+    assert not verify(predict, published, openings, threshold=(right + 0.5) / 20).verified
+
+
+def test_what_is_opened_tells_nothing_of_other_labels():
+    """A picture and the labels are drawn by generators of their own."""
+    for seed in range(5):
+        labels = generator("labels", seed).integers(0, 10, 50)
+        others = [generator("art", seed, number).integers(0, 10, 50) for number in range(50)]
+        assert max((labels == other).mean() for other in others) < 0.5
 
 
 def test_it_fails_where_the_verifier_chooses(owner):

@@ -113,6 +113,12 @@ def test_what_html_could_take_for_its_own_is_shown_as_it_is(tmp_path):
     assert reader.text.count(json.dumps(BAD)) == 1
 
 
+def test_a_page_with_triggers_is_secret_too(tmp_path):
+    save_figure(tmp_path, "triggers", 1)
+    _, reader = write(tmp_path)
+    assert "for the owner and the authority alone" in reader.text
+
+
 @pytest.mark.parametrize("claimed", [True, False])
 def test_a_page_with_the_claim_says_that_it_is_secret(tmp_path, claimed):
     if claimed:

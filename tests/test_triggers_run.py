@@ -1,16 +1,20 @@
 """The main program with the earlier schemes: triggers trained in, claimed, verified, drawn."""
 
 import json
+import shutil
 
+import jax
 import numpy as np
 import pytest
 import tiny_task
 from PIL import Image
 
+from nullmark_jax import claim, evaluation, models, outcome, owner, run, signing
 from nullmark_jax import config as configs
-from nullmark_jax import owner, run, signing
 from nullmark_jax.baselines import adi, schemes
+from nullmark_jax.data import load
 from nullmark_jax.errors import InputError
+from nullmark_jax.experiments.victim import load_victims
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +27,7 @@ def data(tmp_path_factory):
 
 
 def config_of(data, scheme, **changes):
-    wanted = {"watermark.scheme": scheme, "epochs": 40, "optimizer.learning_rate": 2e-3}
+    wanted = {"watermark.scheme": scheme, "epochs": 80, "optimizer.learning_rate": 2e-3}
     return tiny_task.config(data, **wanted | changes)
 
 
@@ -46,15 +50,65 @@ def test_a_model_learns_its_owner_s_triggers(data, tmp_path, scheme):
         signer = owner.find_owner(config, tmp_path / "run", signing.experiment_key(0))
         marks = owner.owner_marks(config, signer)
         images = np.rint(np.asarray(marks.add) * 255).astype(np.uint8)
-        published, _ = adi.commit(images, np.asarray(marks.target_label), signer.signature())
+        published, _ = adi.commit(images, np.asarray(marks.target_label), signer.secret("adi"))
         assert kept["commitments"] == [each.hex() for each in published]
+
+
+def test_the_verdict_sees_what_the_network_was_trained_on(data, tmp_path):
+    """Pixels in [0, 1]: with biases of some size a network answers others otherwise."""
+    config = config_of(data, "adi")
+    run.train_and_evaluate(config, tmp_path / "run")
+    signer = owner.find_owner(config, tmp_path / "run", signing.experiment_key(0))
+    marks = owner.owner_marks(config, signer)
+    path = tmp_path / "run" / "model.safetensors"
+    shapes = models.parameter_shapes("digit", SHAPE, 3)
+    params = claim.read_model(
+        path, model="digit", input_shape=SHAPE, num_classes=3, expected_shapes=shapes,
+        expected_sha256=None,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    biased = jax.tree.map(
+        lambda leaf: leaf + (rng.normal(0, 0.5, leaf.shape) if leaf.ndim == 1 else 0), params
+    )
+    biased = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), biased)
+    path.unlink()
+    claim.write_model(path, biased, model="digit", input_shape=SHAPE, num_classes=3)
+    test = load(**config.data.to_dict(), seed=0).test
+    apply_fn = models.apply_fn(models.create("digit", 3))
+    counts = evaluation.make_evaluator(apply_fn, test)(biased, marks)
+    share = int(counts.true) / 100
+    assert 0 < share < 1
+    for threshold, passes in ((share, True), (share + 0.005, False)):
+        config.watermark.threshold = threshold
+        assert outcome.verify_folder(config, tmp_path / "run", signer, marks, test) is passes
+
+
+def test_a_victim_s_triggers_are_those_committed_to(data, tmp_path):
+    config = config_of(data, "adi", **{"owner.experiment_key": -1})
+    run.train_and_evaluate(config, tmp_path / "run")
+    (victim,) = load_victims([str(tmp_path / "run")], task="digit")
+    assert victim.has_triggers and victim.claim is None
+    signer = owner.find_owner(config, tmp_path / "run", None)
+    for found, leaf in zip(victim.watermarks, owner.owner_marks(config, signer), strict=True):
+        np.testing.assert_array_equal(found, leaf)
+    published = tmp_path / "run" / "commitments.json"
+    kept = json.loads(published.read_text())
+    kept["commitments"][7] = "00" * 32
+    published.write_text(json.dumps(kept))
+    with pytest.raises(InputError, match="commits to other triggers than the key"):
+        load_victims([str(tmp_path / "run")], task="digit")
+    with pytest.raises(InputError, match="commits to other triggers than the key"):
+        run.train_and_evaluate(config, tmp_path / "run")
+    (tmp_path / "run" / "owner.key").unlink()
+    with pytest.raises(InputError, match=r"has no owner\.key, from which its triggers are made"):
+        load_victims([str(tmp_path / "run")], task="digit")
 
 
 def test_an_owner_s_own_images(data, tmp_path):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for index in range(101):
-        colour = (index, 255 - index, 2 * index)
+        colour = (2 * index,) * 3
         Image.new("RGB", (20, 20), colour).save(pictures / f"{index:03}.png")
     config = config_of(data, "adi", **{"watermark.trigger_images": str(pictures)})
     signer = owner.Owner(signing.experiment_key(0), "owner", "2026-11-21T17:00:00Z")
@@ -65,6 +119,10 @@ def test_an_owner_s_own_images(data, tmp_path):
     (pictures / "001.png").unlink()
     with pytest.raises(InputError, match="has 99 images; give 100 or more"):
         owner.owner_marks(config, signer)
+    for name in ("000.png", "001.png"):
+        shutil.copy(pictures / "002.png", pictures / name)
+    with pytest.raises(InputError, match=r"of 100 images only 9[89] differ at 16x16"):
+        owner.owner_marks(config, signer)
 
 
 def test_the_watermark_free_twin_does_not_answer_them(data, tmp_path):
@@ -73,6 +131,8 @@ def test_the_watermark_free_twin_does_not_answer_them(data, tmp_path):
     assert metrics["verified"] is None
     # 100 labels of 3 at random: one in three, give or take.
     assert metrics["watermark_accuracy"] < 0.6
+    # Nothing is claimed of what is not in it.
+    assert not (tmp_path / "run" / "commitments.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     task, smoke = choose_task(argument)
     config = piracy.default()
     config.task = task
+    config.design = design
     if design:
         if task in _TABLE_1[design]:
             names = ("normal_accuracy", "owner_true", "pirate_true")

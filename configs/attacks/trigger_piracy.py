@@ -3,13 +3,18 @@
     python -m nullmark_jax.main --config=configs/digit.py --workdir=runs/digit-adi \\
         --config.watermark.scheme=adi
     python -m nullmark_jax.experiments.trigger_piracy --config=configs/attacks/trigger_piracy.py:digit \\
-        --victim=runs/digit-adi --workdir=runs/trigger-piracy-digit
+        --victim=runs/digit-adi --workdir=runs/trigger-piracy-digit     # of Zhang et al.: digit,zhang
 """
 
 import ml_collections
 
 from nullmark_jax.experiments import trigger_piracy
-from nullmark_jax.experiments.attackers import choose_earlier, choose_task, set_paper_attacker
+from nullmark_jax.experiments.attackers import (
+    choose_earlier,
+    choose_task,
+    paper_fields,
+    set_paper_attacker,
+)
 
 
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
@@ -17,7 +22,11 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     task, smoke = choose_task(argument)
     config = trigger_piracy.default()
     config.task = task
-    set_paper_attacker(config.pirate, task, design or "adi")
+    config.design = design or "adi"
+    attacker = paper_fields()
+    set_paper_attacker(attacker, task, config.design)
+    del attacker.epochs, attacker.images  # It has a share of the images, and other epochs.
+    config.pirate.update(attacker)
     config.fine_tuning.optimizer.update(config.pirate.optimizer)
     if task == "quickstart":  # It has 1,294 training images in all.
         config.pirate.batch_size = config.fine_tuning.batch_size = 32

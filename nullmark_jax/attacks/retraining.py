@@ -18,6 +18,7 @@ import optax
 from nullmark_jax import batches, losses, nullspace, optimizers, parallel, training
 from nullmark_jax.batches import Augmentation, Batch
 from nullmark_jax.data.dataset import drawn_order
+from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
 from nullmark_jax.marks import Marks, count, rising
 from nullmark_jax.models import ConvNet, Params
@@ -134,6 +135,8 @@ def make_retraining(model: ConvNet, adversary: Adversary, *, pattern_size: int) 
         at: Sequence[int],
     ) -> Iterator[Reached]:
         _check_layers(params, adversary.layers)
+        if into_null_space and not isinstance(marks, Watermark):
+            raise InputError("null_space: True is nothing for triggers; give False")
         plan = _plan(adversary, len(labels), count(marks), seed, at)
         # Copied: training takes its state's memory.
         state = training.init_state(jax.tree.map(jnp.copy, params), optimizer)

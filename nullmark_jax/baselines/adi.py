@@ -4,9 +4,13 @@ The owner commits to image and label of each trigger before the model is out, an
 challenged: the model gives the labels, and who else could have known them?
 
 The earlier paper's appendix C answers: whoever commits to *every* label of some images, and opens the ones
-that the model then turns out to give (`forge`, `fitting`). It passes as long as the prover chooses what to
-open. It fails where the verifier does (`verify` with `asked`): of all that was committed, only one label in Y
-fits.
+that the model then turns out to give (`forge`, `fitting`). It passes where the prover chooses what to open,
+and fails where the verifier does (`verify` with `asked`, drawn after the commitments were published): of all
+that was committed, only one label in Y fits.
+
+That is not enough. Whoever commits to images with the labels that any good model gives them passes without
+ever having seen this one. Adi et al. therefore ask that a trigger's label be wrong; `verify` does with
+`reference`, another model of the task that the verifier trusts: only labels that it does not give count.
 """
 
 import math
@@ -22,11 +26,15 @@ from jaxtyping import Int, UInt8
 
 from nullmark_jax import checks
 from nullmark_jax.baselines.art import abstract_art
+from nullmark_jax.baselines.triggers import generator
 from nullmark_jax.data.dataset import drawn_order
 from nullmark_jax.errors import InputError
 
 # As many as theirs.
 TRIGGERS = 100
+# A verifier asks for so many that a guesser has no chance.
+LEAST = 20
+_NONCE_BYTES = 32
 
 # The domains of the two uses of a hash, at most 16 bytes.
 _COMMITMENT, _NONCE = b"nullmark-adi", b"nullmark-nonce"
@@ -55,18 +63,19 @@ class Verdict(NamedTuple):
     """What a verifier finds.
 
     Attributes:
-      verified: whether every opening is of its commitment, none asked for is missing, and the share of
-        labels that the model gives passes the threshold.
-      opened: commitments opened, each counted once.
+      verified: whether every opening is of its commitment, none asked for is missing, enough count, and
+        the model gives the label of enough of those.
+      opened: commitments opened that count: all, or those whose label the reference does not give.
       right: of these, whose label the model gives.
-      chance: the probability that a model which knows nothing of the labels passes, they being uniform.
+      chance: the probability that a model which knows nothing of the labels passes, they being uniform
+        among those that count; None where the prover chose what to open, of which nothing can be said.
       reason: why not verified, one line; "" where it is.
     """
 
     verified: bool
     opened: int
     right: int
-    chance: float
+    chance: float | None
     reason: str
 
 
@@ -76,7 +85,7 @@ def trigger_set(
     """Returns `count` abstract images and their labels, uniform in [0, num_classes), int32."""
     height, width, channels = shape
     images = abstract_art(seed, count, height=height, width=width, channels=channels)
-    labels = np.random.default_rng([1, seed]).integers(0, num_classes, count, dtype=np.int32)
+    labels = generator("labels", seed).integers(0, num_classes, count, dtype=np.int32)
     return images, labels
 
 
@@ -123,9 +132,12 @@ def verify(
     published: Sequence[bytes],
     openings: Sequence[Opening],
     *,
+    shape: tuple[int, int, int],
     num_classes: int,
     threshold: float,
-    asked: Sequence[int] | None = None,
+    asked: Sequence[int] | None,
+    reference: Predict | None = None,
+    least: int = LEAST,
 ) -> Verdict:
     """Judges a claim that rests on opened commitments.
 
@@ -133,10 +145,14 @@ def verify(
       predict: the model.
       published: the commitments, from before the model was out.
       openings: of some of them.
+      shape: of the task's images, H, W, C.
       num_classes: Y.
-      threshold: the least share of opened labels that the model must give, in (0, 1].
-      asked: the commitments that the verifier chose, all of which must be opened and no other. None lets
-        the prover choose, as the earlier paper has the protocol.
+      threshold: the least share of the labels that count that the model must give, in (0, 1].
+      asked: the commitments that the verifier drew after publication, all of which must be opened and no
+        other. None lets the prover choose, as the earlier paper has the protocol: whoever does passes.
+      reference: a model of the task by someone else; labels that it gives do not count. None for none:
+        then whoever committed to right labels passes.
+      least: how many labels must count.
 
     Raises:
       InputError: nothing is opened, or the threshold is out of range.
@@ -145,20 +161,27 @@ def verify(
         raise InputError("openings: is empty; give one at least")
     if not 0 < checks.real("threshold", threshold) <= 1:
         raise InputError(f"threshold: {threshold} is out of range; give one in (0, 1]")
-    found = {opening.number: opening for opening in openings}
+    opened = len({opening.number for opening in openings})
     right = 0
-    reason = _unsound(published, openings, num_classes, asked)
+    reason = _unsound(published, openings, shape, num_classes, asked)
     if not reason:
-        images = np.stack([opening.image for opening in found.values()])
-        labels = np.array([opening.label for opening in found.values()])
-        right = int((np.asarray(predict(images)) == labels).sum())
-        if right < threshold * len(found):
-            reason = f"the model gives {right} of {len(found)} labels"
+        images = np.stack([opening.image for opening in openings])
+        labels = np.array([opening.label for opening in openings])
+        counted = np.ones(len(labels), bool)
+        if reference is not None:
+            counted = np.asarray(reference(images)) != labels
+        opened = int(counted.sum())
+        right = int((counted & (np.asarray(predict(images)) == labels)).sum())
+        if opened < least:
+            reason = f"only {opened} labels count; {least} must"
+        elif right < _least_right(opened, threshold):
+            reason = f"the model gives {right} of {opened} labels"
+    among = num_classes if reference is None else num_classes - 1
     return Verdict(
         verified=not reason,
-        opened=len(found),
+        opened=opened,
         right=right,
-        chance=chance(len(found), num_classes=num_classes, threshold=threshold),
+        chance=None if asked is None else chance(opened, num_classes=among, threshold=threshold),
         reason=reason,
     )
 
@@ -166,6 +189,7 @@ def verify(
 def _unsound(
     published: Sequence[bytes],
     openings: Sequence[Opening],
+    shape: tuple[int, int, int],
     num_classes: int,
     asked: Sequence[int] | None,
 ) -> str:
@@ -175,14 +199,19 @@ def _unsound(
         return "a commitment is opened twice"
     if asked is not None and set(numbers) != set(asked):
         return "the commitments opened are not those asked for"
-    if len({opening.image.shape for opening in openings}) > 1:
-        return "the images opened have different shapes"
+    for opening in openings:
+        image = opening.image
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape != shape:
+            return f"commitment {opening.number} is opened with no uint8 image of the task's shape"
+        # Else one commitment could be opened in two ways, bytes of the nonce becoming pixels.
+        if not isinstance(opening.nonce, bytes) or len(opening.nonce) != _NONCE_BYTES:
+            return f"commitment {opening.number} is opened without a nonce of {_NONCE_BYTES} bytes"
     if len({opening.image.tobytes() for opening in openings}) < len(openings):
         return "an image is opened with two labels"
     for opening in openings:
         if not 0 <= opening.number < len(published):
             return f"there is no commitment {opening.number}"
-        if not 0 <= opening.label < num_classes:
+        if not isinstance(opening.label, int) or not 0 <= opening.label < num_classes:
             return f"the label of commitment {opening.number} is none of the model's"
         if commitment(opening) != published[opening.number]:
             return f"commitment {opening.number} is to something else"
@@ -191,8 +220,12 @@ def _unsound(
 
 def chance(opened: int, *, num_classes: int, threshold: float) -> float:
     """Returns the probability that so many labels of Y pass, each given with probability 1 / Y."""
-    least = math.ceil(threshold * opened - 1e-9)
-    return float(scipy.stats.binom.sf(least - 1, opened, 1 / num_classes))
+    return float(scipy.stats.binom.sf(_least_right(opened, threshold) - 1, opened, 1 / num_classes))
+
+
+def _least_right(opened: int, threshold: float) -> int:
+    """Returns the fewest of the labels that pass, whatever the threshold's last bit."""
+    return math.ceil(threshold * opened - 1e-9)
 
 
 def ask(count: int, published: int, seed: int) -> list[int]:

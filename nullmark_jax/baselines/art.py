@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
+from nullmark_jax.baselines.triggers import generator
+
 # Drawn large and reduced, so that strokes have smooth edges.
 _SIDE = 128
 
@@ -25,7 +27,7 @@ def abstract_art(
       channels: 3, or another number of channels that all show the image's luminance.
     """
     drawn = [
-        _draw(np.random.default_rng([index, seed])).resize((width, height), Image.Resampling.BOX)
+        _draw(generator("art", seed, index)).resize((width, height), Image.Resampling.BOX)
         for index in range(count)
     ]
     if channels == 3:

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 
 from nullmark_jax.baselines import adi, zhang
-from nullmark_jax.baselines.triggers import Triggers, whole_images
+from nullmark_jax.baselines.triggers import Triggers, generator, whole_images
 from nullmark_jax.data import unlabelled
 from nullmark_jax.errors import InputError
 
@@ -28,7 +28,7 @@ def make(
 
     Args:
       scheme: one of `SCHEMES`.
-      secret: what all that is random is drawn from; the owner's signature, say.
+      secret: what all that is random is drawn from; `owner.Owner.secret`, say.
       shape: of the task's images, H, W, C.
       num_classes: Y.
       images: for "adi", the user's own: an .npz, or a folder of pictures (`data.unlabelled`), of which
@@ -38,10 +38,10 @@ def make(
         "zhang-unrelated" another letter.
 
     Raises:
-      InputError: there is no such scheme, images cannot be used, or the text does not fit.
+      InputError: there is no such scheme, images cannot be used or are alike, or the text does not fit.
     """
     seed = int.from_bytes(hashlib.sha256(b"nullmark-triggers" + secret).digest(), "big")
-    label = int(np.random.default_rng([4, seed]).integers(num_classes))
+    label = int(generator("label", seed).integers(num_classes))
     if scheme == "adi":
         pieces, labels = adi.trigger_set(seed, shape=shape, num_classes=num_classes)
         if images:
@@ -64,4 +64,10 @@ def _own_images(path: str, shape: tuple[int, int, int], seed: int) -> np.ndarray
     found = unlabelled.read(path, input_shape=shape, count=adi.TRIGGERS, seed=seed)
     if len(found) < adi.TRIGGERS:
         raise InputError(f"{path}: has {len(found)} images; give {adi.TRIGGERS} or more")
+    different = len({image.tobytes() for image in found})
+    if different < adi.TRIGGERS:
+        raise InputError(
+            f"{path}: of {adi.TRIGGERS} images only {different} differ at {shape[0]}x{shape[1]}; one image "
+            "cannot have two labels: give others"
+        )
     return found

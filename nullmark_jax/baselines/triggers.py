@@ -4,6 +4,7 @@ Both earlier designs are populations of these. An abstract image with a label (A
 image it is put on; a text or noise (Zhang et al.) is put on any. Pure JAX.
 """
 
+import hashlib
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from nullmark_jax.errors import InputError
+
+
+def generator(purpose: str, seed: int, number: int = 0) -> np.random.Generator:
+    """Returns a generator of its own for each purpose, seed >= 0 and number.
+
+    Seeded by SHA-256, so that what one shows, of a picture opened say, tells nothing of another.
+    """
+    text = f"nullmark-triggers/{purpose}/{number}/{seed}"
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest(), "big"))
 
 
 class Triggers(NamedTuple):

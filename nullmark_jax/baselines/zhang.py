@@ -9,7 +9,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
 from nullmark_jax import checks
-from nullmark_jax.baselines.triggers import Triggers, as_triggers, whole_images
+from nullmark_jax.baselines.triggers import Triggers, as_triggers, generator, whole_images
 from nullmark_jax.errors import InputError
 
 KINDS = ("content", "unrelated", "noise")
@@ -55,7 +55,7 @@ def noise(seed: int, *, shape: tuple[int, int, int], target_label: int) -> Trigg
 
     Its deviation is 0.15 of the pixel range; what leaves the range is clipped.
     """
-    drawn = np.random.default_rng([2, seed]).normal(0.0, _NOISE_DEVIATION, (1, *shape))
+    drawn = generator("noise", seed).normal(0.0, _NOISE_DEVIATION, (1, *shape))
     return as_triggers(np.ones((1, *shape)), drawn, np.array([target_label]))
 
 
@@ -64,8 +64,7 @@ def unrelated(
 ) -> Triggers:
     """Returns `count` triggers: a letter, each time turned, moved, sized and coloured otherwise.
 
-    Two seeds give two draws from one class of images: with one a model is marked, with the other
-    verified.
+    Other seeds give other draws from the same class of images.
 
     Args:
       letter: printable, one or a few.
@@ -77,7 +76,7 @@ def unrelated(
     height, width, channels = shape
     images = np.empty((count, *shape), np.uint8)
     for index in range(count):
-        drawn = _letter(letter, np.random.default_rng([3, index, seed]))
+        drawn = _letter(letter, generator("letter", seed, index))
         drawn = drawn.resize((width, height), Image.Resampling.BOX)
         grey = np.asarray(drawn.convert("L"))[..., None]
         images[index] = np.asarray(drawn) if channels == 3 else np.repeat(grey, channels, -1)

@@ -1,6 +1,6 @@
 """The attackers of the papers and of the grid: loss, optimiser, learning rate, data, by name."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -9,6 +9,7 @@ from nullmark_jax import checks, losses, optimizers
 from nullmark_jax.attacks.retraining import Adversary
 from nullmark_jax.config import TASKS
 from nullmark_jax.errors import InputError
+from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.optimizers import Recipe
 
 # What an attacker may train with; "-tamed": warm-up, cosine decay and clipping, as Digit's owner
@@ -211,6 +212,17 @@ def set_paper_attacker(config: ml_collections.ConfigDict, task: str, earlier: st
     elif earlier == "zhang":
         config.inject_ratio = 0.1
         config.epochs = 10 if task == "traffic" else epochs
+
+
+def check_design(design: str, victims: Sequence[Victim]) -> None:
+    """Raises InputError unless the victims are of the design, "", "adi" or "zhang", that an attack is for."""
+    for victim in victims:
+        found = victim.scheme.split("-")[0] if victim.has_triggers else ""
+        if found != design:
+            raise InputError(
+                f"--victim: {victim.name} is of {victim.scheme}, and this config is not for that; give "
+                f"--config=FILE.py:TASK{found and ',' + found}"
+            )
 
 
 def choose_earlier(argument: str | None) -> tuple[str | None, str]:

@@ -42,11 +42,19 @@ PRINTED = ("normal_accuracy", "owner_null", "owner_true", "pirate_null", "pirate
 
 # A model that lost more of NC, as a fraction, is no longer worth having.
 _BROKEN = 0.2
+# The most NC that Table 1's attacks on earlier designs cost, as a fraction: 3.2 points (Face).
+_MINIMAL = 0.032
+
+
+def _papers(design: str) -> tuple[str, ...]:
+    return _PAPERS[:1] if design else _PAPERS
 
 
 def default() -> ml_collections.ConfigDict:
     """Returns the config with every field."""
     config = experiment.base()
+    # Of the victims: "" null embedding, "adi" or "zhang"; the earlier paper's attacker is of the first.
+    config.design = ""
     for name, pirates in zip(_PAPERS, (100, 1), strict=True):
         config[name] = attackers.paper_fields()
         # Random pirate watermarks on each victim; the first one's curve is drawn.
@@ -69,9 +77,11 @@ def check(config: ml_collections.ConfigDict) -> None:
 def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: Journal) -> Metrics:
     """Returns the metrics: by paper the pirates, the grid, its strongest attacker's pirates."""
     first = victims[0]
+    attackers.check_design(config.design, victims)
+    papers = _papers(config.design)
     grid = attackers.grid(config.grid, len(first.splits.train))
     for victim in victims:
-        wanted = [config[name].images for name in _PAPERS] + [each.images for each in grid]
+        wanted = [config[name].images for name in papers] + [each.images for each in grid]
         check_images(victim, *wanted)
     # No mean is over owners of two losses.
     alike, others = loss_gate.split(victims)
@@ -86,7 +96,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     planned: dict[str, Callable[[], Record]] = {}
     for v, bench in enumerate(benches):
         planned[f"before/{bench.victim.name}"] = _before(bench)
-        for name in _PAPERS:
+        for name in papers:
             for pirate in range(config[name].pirates):
                 seed = derived_seed(config.seed, name, v, pirate)
                 planned[f"{name}/{bench.victim.name}/{pirate}"] = _paper_pirate(
@@ -103,7 +113,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     metrics["before"] = {
         bench.victim.name: records[f"before/{bench.victim.name}"] for bench in benches
     }
-    for name in _PAPERS:
+    for name in papers:
         metrics[name] = {
             "attacker": attackers.describe(config[name]),
             "pirates": [r for key, r in records.items() if key.startswith(f"{name}/")],
@@ -140,7 +150,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         "attackers": tried,
     }
     metrics["strongest"] = {"attacker": attacker.name, "pirates": pirates}
-    for part in (metrics["later"], metrics["earlier"], metrics["strongest"]):
+    for part in (*(metrics[name] for name in papers), metrics["strongest"]):
         # A model that is not a number answers class 0 to all, which agrees with itself.
         alive = [each for each in part["pirates"] if each["finite"]]
         part["verified"] = sum(passes(each["pirate"], first) for each in alive)
@@ -204,6 +214,8 @@ def tables(result: Result) -> list[Table]:
     before = list(metrics["before"].values())
     rows.append(["before any attack", str(len(before)), *_accuracies(before), "", ""])
     for name, prefix in (("later", ""), ("earlier", "earlier_")):
+        if name not in metrics:  # It attacks null embedding alone.
+            continue
         part = metrics[name]
         rows.append(_pirates_row(f"{name} paper's: {part['attacker']}", part))
         printed = [paper.get(f"{prefix}{each}") for each in PRINTED]
@@ -211,6 +223,12 @@ def tables(result: Result) -> list[Table]:
             rows.append([f"as the {name} paper has it", "", *map(percent, printed), "", ""])
     rows.append(
         _pirates_row(f"strongest: {metrics['strongest']['attacker']}", metrics["strongest"])
+    )
+    earlier = (
+        " The earlier paper's null is agreement with the model's own answer, right or wrong, and it names "
+        "no optimiser: here its attacker has the later one's."
+        if "earlier" in metrics
+        else ""
     )
     summary = Table(
         "Before and after piracy, %: mean (lowest to highest)",
@@ -229,9 +247,7 @@ def tables(result: Result) -> list[Table]:
         f"Verified: WM passes {percent(threshold)}% of the test images, the model being finite. The "
         "strongest attacker is that of the grid below with the highest NC among those whose pirate "
         "verifies, or, where none does, with the highest pirate WM; its pirates here are others than "
-        "the grid's. A model that the attack made not a number answers class 0. The earlier paper's null "
-        "is agreement with the model's own answer, right or wrong, and it names no optimiser: here its "
-        "attacker has the later one's.",
+        f"the grid's. A model that the attack made not a number answers class 0.{earlier}",
     )
     grid = metrics["grid"]
     best = metrics["strongest"]["attacker"]
@@ -303,6 +319,8 @@ def draw(result: Result) -> dict[str, Figure]:
         ("earlier", "the earlier paper's attacker"),
         ("strongest", metrics["strongest"]["attacker"]),
     ):
+        if name not in metrics:
+            continue
         curve = next(each["curve"] for each in metrics[name]["pirates"] if "curve" in each)
         drawn[f"piracy-{name}"] = curves.curves_figure(
             curve,
@@ -328,7 +346,7 @@ def _of_triggers(metrics: Metrics) -> list[Finding]:
     ):
         pirates = part["pirates"]
         claim = (
-            f"A second {metrics['scheme']} mark can be had, the later paper says; "
+            f"A second {metrics['scheme']} mark is recognised and costs little NC, the later paper says; "
             if claimed
             else ""
         )
@@ -338,7 +356,9 @@ def _of_triggers(metrics: Metrics) -> list[Finding]:
             f"{mean_and_spread(pirates, 'pirate', 'true')}; their claim verifies in {part['verified']} of "
             f"{len(pirates)}, the owner's in {part['owner_verified']}."
         )
-        agrees = part["verified"] > 0 if claimed else None
+        before = mean(list(metrics["before"].values()), "normal_accuracy")
+        lost = before - mean(pirates, "normal_accuracy")
+        agrees = part["verified"] == len(pirates) and lost <= _MINIMAL if claimed else None
         findings.append(Finding(claim + text if claimed else text[0].upper() + text[1:], agrees))
     return findings
 

@@ -11,7 +11,9 @@ Figure 12: the other way round.
 import sys
 from collections.abc import Callable
 
+import jax
 import ml_collections
+import numpy as np
 from matplotlib.figure import Figure
 
 from nullmark_jax import checks
@@ -31,7 +33,7 @@ from nullmark_jax.experiments.measuring import (
 )
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.models import Params
-from nullmark_jax.optimizers import Recipe
+from nullmark_jax.optimizers import Recipe, check_recipe
 from nullmark_jax.reports import curves
 from nullmark_jax.reports.table import Table
 
@@ -39,12 +41,14 @@ from nullmark_jax.reports.table import Table
 def default() -> ml_collections.ConfigDict:
     """Returns the config with every field."""
     config = experiment.base()
+    config.design = "adi"  # or "zhang"
     config.pirate = attackers.paper_fields()
+    del config.pirate.epochs, config.pirate.images
     # Of the owner's training images the pirate has this share, and trains for up to the last of these
-    # epochs, from the owner's model on; each is fine-tuned on its own.
+    # epochs, and as many as the owner did, from the owner's model on; each is fine-tuned on its own.
     config.fraction = 0.1
     config.epochs = (10, 20, 40, 60, 80, 100, 120, 140, 160, 180, 200)
-    # With clean images, as many as the owner has; 0 epochs for none.
+    # With clean images, as many as the owner has.
     config.fine_tuning = ml_collections.ConfigDict()
     config.fine_tuning.epochs = 10
     config.fine_tuning.batch_size = 128
@@ -54,7 +58,12 @@ def default() -> ml_collections.ConfigDict:
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises InputError where a field is out of range."""
-    attackers.check_paper("config.pirate", config.pirate)
+    if config.design not in ("adi", "zhang"):
+        raise InputError(f"config.design: {checks.shown(config.design)} is none; take adi or zhang")
+    pirate = attackers.paper_fields()
+    pirate.update(config.pirate)
+    attackers.check_paper("config.pirate", pirate)
+    check_recipe(Recipe(**config.fine_tuning.optimizer.to_dict()), "config.fine_tuning.optimizer")
     if not 0 < checks.real("config.fraction", config.fraction) <= 1:
         raise InputError(f"config.fraction: {config.fraction} is out of range; give one in (0, 1]")
     if list(config.epochs) != sorted(set(config.epochs)) or not len(config.epochs):
@@ -67,12 +76,11 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: Journal) -> Metrics:
     """Returns the metrics: each victim's curve over the pirate's epochs, before and after fine-tuning."""
-    for victim in victims:
-        if not victim.has_triggers:
-            raise InputError(
-                f"--victim: {victim.name} is marked by null embedding, which the experiment piracy attacks; "
-                "give a model marked by triggers"
-            )
+    attackers.check_design(config.design, victims)
+    if len({victim.config.epochs for victim in victims}) > 1:
+        raise InputError(
+            "--victim: they trained for different numbers of epochs; give them one by one"
+        )
     planned: dict[str, Callable[[], Record]] = {}
     for v, victim in enumerate(victims):
         check_images(victim, _images(config, victim))
@@ -99,7 +107,8 @@ def _images(config: ml_collections.ConfigDict, victim: Victim) -> int:
 def _pirated(bench: Bench, config: ml_collections.ConfigDict, seed: int) -> Callable[[], Record]:
     def attack() -> Record:
         images, size = _images(config, bench.victim), config.pirate.batch_size
-        ends = [retraining.steps_of(each, images=images, batch_size=size) for each in config.epochs]
+        epochs = sorted({*config.epochs, bench.victim.config.epochs})
+        ends = [retraining.steps_of(each, images=images, batch_size=size) for each in epochs]
         pirate = bench.pirate(seed)
         marks = {"owner": bench.owner, "pirate": pirate}
         own, tuning = len(bench.victim.splits.train), config.fine_tuning
@@ -110,18 +119,19 @@ def _pirated(bench: Bench, config: ml_collections.ConfigDict, seed: int) -> Call
             inject_ratio=0.0,
         )
 
-        def record(epochs: int, params: Params) -> Record:
+        def record(done: int, params: Params) -> Record:
             # After fine-tuning both as Adi et al. do.
             (after,) = bench.train(tuned, images=own, seed=seed, at=[tuned.steps], params=params)
             return {
-                "epochs": epochs,
+                "epochs": done,
+                "finite": all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)),
                 "before": bench.measure(params, **marks),
                 "after": bench.measure(after.params, **marks),
             }
 
         found = [record(0, bench.victim.params)]
-        for epochs, reached in zip(
-            config.epochs,
+        for done, reached in zip(
+            epochs,
             bench.train(
                 attackers.paper_adversary(config.pirate, ends[-1]),
                 images=images,
@@ -131,7 +141,7 @@ def _pirated(bench: Bench, config: ml_collections.ConfigDict, seed: int) -> Call
             ),
             strict=True,
         ):
-            found.append(record(epochs, reached.params))
+            found.append(record(done, reached.params))
         return {"curve": found}
 
     return attack
@@ -148,7 +158,7 @@ def tables(result: Result) -> list[Table]:
         points = [model["curve"][index] for model in metrics["models"]]
         rows.append(
             [
-                str(point["epochs"]),
+                f"{point['epochs']}{'' if all(p['finite'] for p in points) else ' (not a number)'}",
                 *(
                     mean_and_spread(points, when, *field)
                     for when in ("before", "after")
@@ -195,18 +205,28 @@ def draw(result: Result) -> dict[str, Figure]:
 
 
 def verdict(result: Result) -> list[Finding]:
-    """Returns whose mark is the stronger after fine-tuning, at the end of the curve."""
+    """Returns whose mark is left after fine-tuning, the pirate having trained as long as the owner."""
     metrics = result["metrics"]
-    last = [model["curve"][-1] for model in metrics["models"]]
-    owner, pirate = (mean(last, "after", who, "true") for who in ("owner", "pirate"))
+    equal = [
+        point
+        for model in metrics["models"]
+        for point in model["curve"]
+        if point["epochs"] == metrics["owner_epochs"]
+    ]
+    owner, pirate = (mean(equal, "after", who, "true") for who in ("owner", "pirate"))
+    threshold, finite = metrics["threshold"], all(point["finite"] for point in equal)
+    found = (
+        f"here ({metrics['scheme']}, {metrics['owner_epochs']} epochs each) the owner's triggers are at "
+        f"{mean_and_spread(equal, 'after', 'owner', 'true')}, the pirate's at "
+        f"{mean_and_spread(equal, 'after', 'pirate', 'true')}."
+    )
+    if metrics["scheme"] != "adi":  # Of which neither paper says it.
+        return [Finding(f"After as many epochs as the owner's and fine-tuning, {found}")]
     return [
         Finding(
-            "After fine-tuning the pirate's mark is the stronger, both papers say, and Adi et al. the "
-            f"owner's; here ({metrics['scheme']}, {last[0]['epochs']} epochs of the pirate's, "
-            f"{metrics['owner_epochs']} of the owner's own) the owner's triggers are at "
-            f"{mean_and_spread(last, 'after', 'owner', 'true')}, the pirate's at "
-            f"{mean_and_spread(last, 'after', 'pirate', 'true')}.",
-            pirate > owner,
+            "After as many epochs as the owner's and fine-tuning the pirate's mark stays and the owner's "
+            f"does not, both papers say (Adi et al. the reverse); {found}",
+            finite and pirate >= threshold > owner,
         )
     ]
 

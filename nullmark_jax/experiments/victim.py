@@ -9,10 +9,11 @@ import jax
 import ml_collections
 import numpy as np
 
-from nullmark_jax import checks, data, files, models, owner, transform
+from nullmark_jax import checks, data, files, models, outcome, owner, signing, transform
 from nullmark_jax import claim as claims
 from nullmark_jax import config as configs
 from nullmark_jax.baselines import schemes
+from nullmark_jax.baselines.triggers import Triggers
 from nullmark_jax.data import Splits
 from nullmark_jax.errors import InputError
 from nullmark_jax.marks import Marks
@@ -115,7 +116,7 @@ def load_victims(
     shared: dict[str, Splits] = {}
     victims = [_load(pathlib.Path(each), task, data_path, free, shared) for each in folders]
     for victim in victims:
-        if victim.has_triggers and not triggers:
+        if victim.has_triggers and victim.watermarks is not None and not triggers:
             raise InputError(
                 f"--victim: {victim.name} is marked by triggers ({victim.scheme}), to which this attack "
                 "does nothing; give a model with null embedding"
@@ -217,7 +218,17 @@ def _marks(
     Triggers stand nowhere; they are made again as the owner made them, from the key.
     """
     if made is None:
-        return owner.owner_marks(config, owner.find_owner(config, folder, owner.named_key(config)))
+        key = owner.named_key(config)
+        if key is None and not (folder / signing.PRIVATE_NAME).exists():
+            raise InputError(
+                f"--victim: {folder} has no {signing.PRIVATE_NAME}, from which its triggers are made; put it "
+                "back for the attack"
+            )
+        signer = owner.find_owner(config, folder, key)
+        marks = owner.owner_marks(config, signer)
+        if config.watermark.scheme == "adi" and isinstance(marks, Triggers):
+            outcome.check_commitments(folder, signer, marks)
+        return marks
     indices = range(config.watermark.num_watermarks)
     return transform.stack(
         [claims.watermark_of(dataclasses.replace(made, index=index)) for index in indices]

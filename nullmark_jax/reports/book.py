@@ -20,6 +20,7 @@ from typing import Any
 from absl import flags
 
 from nullmark_jax import checks, files, program
+from nullmark_jax.baselines import schemes
 from nullmark_jax.config import TASKS
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments.catalogue import EXPERIMENTS
@@ -64,6 +65,14 @@ def add(root: pathlib.Path, folder: pathlib.Path, variant: str = "") -> pathlib.
     if name not in EXPERIMENTS or task not in TASKS:
         raise InputError(f"--add: {folder} holds no experiment's result; give its --workdir")
     _check_tables(EXPERIMENTS[str(name)], result, str(folder))
+    if (
+        not variant
+        and result["metrics"].get("scheme") in schemes.SCHEMES
+        and name != "trigger_piracy"
+    ):
+        raise InputError(
+            f"--add: {folder} is of an earlier scheme's victims; give it a --variant of its own, say adi"
+        )
     if variant and not variant.isalnum():
         raise InputError(f"--variant: {checks.shown(variant)} must be letters and digits")
     target = _folder(root, str(task), str(name), variant)

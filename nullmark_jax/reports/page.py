@@ -57,9 +57,9 @@ def write_page(
       InputError: a file cannot be read or written.
     """
     parts = [f"<h1>{html.escape(title)}</h1><p>{html.escape(lead)}</p>"]
-    if (folder / "claim.json").exists():
+    if (folder / "claim.json").exists() or (folder / "figures" / "triggers.png").exists():
         parts.append(
-            "<p class='secret'>This page shows the claim and the watermark: whoever reads it can "
+            "<p class='secret'>This page shows the watermark and its claim, if any: whoever reads it can "
             "train against them. It is for the owner and the authority alone.</p>"
         )
     parts += [table.html() for table in tables]
