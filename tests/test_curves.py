@@ -74,6 +74,20 @@ def test_a_logarithmic_axis_has_a_place_for_0():
     np.testing.assert_array_equal(drawn(figure)["NC"].get_xdata(), [0, 10, 40])
 
 
+def test_a_logarithmic_axis_of_values_from_1_on_is_plain():
+    records = [{"steps": 2, "nc": 0.99}, {"steps": 2000, "nc": 0.98}]
+    (axes,) = curves.curves_figure(
+        records, x=("steps", "steps"), lines=(Line("NC", ("nc",)),), title="t", log_x=True
+    ).axes
+    assert axes.get_xscale() == "log"
+
+
+def test_what_all_lies_high_is_drawn_from_there():
+    low, high = draw(bottom=0.95).axes[0].get_ylim()
+    assert 94 < low < 95 and 100 < high < 101
+    assert draw().axes[0].get_ylim() == (-3, 103)
+
+
 def test_six_lines_differ_without_colour_too():
     six = tuple(Line(str(i), ("nc",)) for i in range(6))
     found = list(drawn(draw(lines=six)).values())

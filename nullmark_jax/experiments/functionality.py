@@ -203,14 +203,17 @@ def draw(result: Result) -> dict[str, Figure]:
         ("functionality-lambda", "extreme_values", ("extreme_value", "lambda"), True),
         ("functionality-size", "pattern_sizes", ("share", "share of the input's pixels"), False),
     )
+    lowest = min(each[of] for _, field, _, _ in sweeps for each in metrics[field] for of in _FIELDS)
+    high = lowest > 0.95  # Where there is nothing to see else.
     return {
         name: curves.curves_figure(
             metrics[field],
             x=x,
             lines=lines,
             title="one owner",
-            threshold=metrics["threshold"],
+            threshold=None if high else metrics["threshold"],
             log_x=log_x,
+            bottom=0.95 if high else 0.0,
         )
         for name, field, x, log_x in sweeps
         if len(metrics[field]) > 1

@@ -49,6 +49,7 @@ def curves_figure(
     threshold: float | None = None,
     claims: Mapping[str, float] | None = None,
     log_x: bool = False,
+    bottom: float = 0.0,
 ) -> Figure:
     """Draws fractions of records, in %, against another of their fields.
 
@@ -59,7 +60,8 @@ def curves_figure(
       title: of the figure.
       threshold: T, a fraction, drawn as a dotted line; None for none.
       claims: a paper's numbers, fractions by what to write in the legend, drawn as dashed lines.
-      log_x: whether the axis is logarithmic.
+      log_x: whether the axis is logarithmic; below 1 it is linear, where a value lies there.
+      bottom: a fraction above which all lies, from which on to draw larger.
     """
     figure = Figure(figsize=(8, 5), dpi=DPI)
     axes = figure.subplots()
@@ -83,11 +85,13 @@ def curves_figure(
         axes.axhline(100 * threshold, color="black", linestyle=":", label="threshold")
     for (label, value), (colour, _, _) in zip((claims or {}).items(), LOOKS, strict=False):
         axes.axhline(100 * value, color=colour, linestyle="--", linewidth=1.2, label=label)
-    if log_x:
+    if log_x and min(at) >= 1:
+        axes.set_xscale("log")
+    elif log_x:
         axes.set_xscale("symlog", linthresh=1)
     axes.set_xlabel(x[1])
     axes.set_ylabel("images, %")
-    axes.set_ylim(-3, 103)
+    axes.set_ylim(100 * bottom - 0.03 * (100 - 100 * bottom), 103 - 3 * bottom)
     axes.grid(color="#DDDDDD")
     axes.set_title(title)
     figure.legend(loc="outside lower center", ncols=min(4, len(lines) + 1))
