@@ -169,13 +169,27 @@ def _verify_triggers(
             threshold=threshold,
             asked=range(len(published)),
         ).verified
-    right = shown = 0
-    for keep, add, label in zip(marks.keep, marks.add, marks.target_label, strict=True):
-        images = test.images[test.labels != label] / np.float32(255)
-        seen = np.clip(keep * (images if np.any(keep) else images[:1]) + add, 0, 1)
-        answers = np.asarray(predict(np.rint(seen * 255).astype(np.uint8)))
-        right, shown = right + int((answers == label).sum()), shown + len(seen)
+    right, shown = triggers_answered(of_pixels, marks, test)
     return verification.passes(right / shown, threshold, scheme=config.watermark.scheme)
+
+
+def triggers_answered(
+    predict: verification.Predict, marks: Triggers, test: data.Dataset
+) -> tuple[int, int]:
+    """Returns how many triggers get their label, and how many were shown, as `TriggerCounts` counts.
+
+    Args:
+      predict: the model, of whatever kind: images float32 [N, H, W, C] in [0, 1] -> labels [N].
+      marks: a population.
+      test: the images that triggers are put on which are none of their own.
+    """
+    right = shown = 0
+    for keep, add, label in zip(*map(np.asarray, marks), strict=True):
+        images = test.images[test.labels != label] / np.float32(255)
+        seen = np.clip(keep * images + add, 0, 1) if np.any(keep) else add[None]
+        answers = np.asarray(predict(seen.astype(np.float32)))
+        right, shown = right + int((answers == label).sum()), shown + len(seen)
+    return right, shown
 
 
 def _read_predictor(

@@ -152,6 +152,7 @@ def test_the_recipe_s_null_embedding_stays_through_rounding_and_fine_tuning(runs
         ("fine_tuning", "adi"),
         ("transfer", "adi"),
         ("pruning", "adi"),
+        ("input_filter", "zhang-content"),
         ("extraction", "zhang-content"),
         ("neural_cleanse", "adi"),
         ("neural_cleanse", "zhang-content"),
@@ -171,6 +172,9 @@ def test_an_attack_on_an_earlier_scheme(runs, tmp_path, name, scheme):
     assert bool(spoken) is (name == "piracy")
     with pytest.raises(InputError, match="give it a --variant of its own, say adi"):
         book.add(tmp_path, tmp_path / "run")
+    if name == "input_filter":
+        plain = result["metrics"]["filters"][0]["models"][0]
+        assert plain["verified"] and plain["owner"]["null"] is None
     if name == "piracy":
         assert "earlier" not in result["metrics"]
         before = result["metrics"]["before"]["adi"]

@@ -12,15 +12,23 @@ from functools import partial
 from typing import Any
 
 import ml_collections
+import numpy as np
 from matplotlib.figure import Figure
 
-from nullmark_jax import checks, models, verification
+from nullmark_jax import checks, models, outcome, verification
 from nullmark_jax.attacks import input_filters, retraining
+from nullmark_jax.baselines.triggers import Triggers
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import experiment
 from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
-from nullmark_jax.experiments.measuring import Record, check_images, limited, mean_and_spread
+from nullmark_jax.experiments.measuring import (
+    Record,
+    check_images,
+    limited,
+    mean_and_spread,
+    passes,
+)
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.reports import dots
 from nullmark_jax.reports.table import Table, percent
@@ -154,6 +162,8 @@ def filtered(
 
 def _verified(victim: Victim, predict: Predict, test_images: int) -> Callable[[], Record]:
     def measured() -> Record:
+        if isinstance(victim.watermarks, Triggers):
+            return _of_triggers(victim, predict, victim.watermarks, test_images)
         if victim.claim is None:
             raise InputError(f"--victim: {victim.name} has no claim; give one that has")
         test = limited(victim.splits.test, test_images)
@@ -179,6 +189,22 @@ def _verified(victim: Victim, predict: Predict, test_images: int) -> Callable[[]
         }
 
     return measured
+
+
+def _of_triggers(victim: Victim, predict: Predict, marks: Triggers, test_images: int) -> Record:
+    """Returns what `_verified` does; triggers lie in the pixel range, and tell nothing of clipping."""
+    test = limited(victim.splits.test, test_images)
+    answers = np.asarray(predict(test.images / np.float32(255)))
+    right, shown = outcome.triggers_answered(predict, marks, test)
+    owner: Record = {"null": None, "true": right / shown, "agreement": None, "wm": right / shown}
+    return {
+        "images": len(test),
+        "normal_accuracy": float((answers == test.labels).mean()),
+        "owner": owner,
+        "verified": passes(owner, victim),
+        "clipping_agreement": None,
+        "clipped_inputs": False,
+    }
 
 
 # For readers.
@@ -255,6 +281,8 @@ def draw(result: Result) -> dict[str, Figure]:
             "owner null": [record["owner"]["null"] for record in each["models"]],
             "owner true": [record["owner"]["true"] for record in each["models"]],
         }
+        if None in dot["owner null"]:  # Triggers have no null embedding.
+            del dot["owner null"]
         cases.append((_title(each["name"], metrics), dot))
     return {
         "input-filter": dots.dots_figure(
@@ -293,6 +321,7 @@ EXPERIMENT = Experiment(
         "input-filter": "NC and the owner's null and true accuracy behind each filter, mean over the "
         "victims and the range between them.",
     },
+    triggers=True,
 )
 
 
