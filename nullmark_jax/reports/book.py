@@ -54,7 +54,7 @@ def add(root: pathlib.Path, folder: pathlib.Path, variant: str = "") -> pathlib.
     Args:
       root: the project's folder.
       folder: the experiment's run folder.
-      variant: of victims that another recipe than the task's own trained, its name; "" for those.
+      variant: of victims that another recipe or scheme trained, its name; "" for those.
 
     Raises:
       InputError: the folder holds no experiment's result, or one of another version of the code.
@@ -166,7 +166,8 @@ def _variant_page(root: pathlib.Path, variant: str) -> str:
     lines = [
         f"{_VARIANT}{variant}",
         "",
-        f"Attacks on victims that another recipe than the task's own trained ([results](../results/README.md)"
+        "Attacks on victims that another recipe or scheme than the task's own trained "
+        f"([results](../results/README.md)"
         f": {variant}). Those on the tasks' own recipes: [results](results.md). Generated like that page.",
         "",
     ]
