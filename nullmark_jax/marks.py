@@ -55,8 +55,6 @@ def rising(start: float, ramp_steps: int) -> Callable[[jax.Array, Any], Any]:
 
     By `optimizers.rising_extreme_value`, whose arguments these are. Triggers stay as they are.
     """
-    if not ramp_steps:
-        return lambda step, marks: marks
     risen = optimizers.rising_extreme_value(start, ramp_steps)
 
     def marks_at(step: jax.Array, marks: Marks) -> Marks:

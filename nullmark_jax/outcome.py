@@ -82,22 +82,21 @@ def write_commitments(
     Raises:
       InputError: it cannot be written, or is there already and commits to other triggers.
     """
-    published, _ = adi.commit(*_trigger_set(marks), owner.secret("adi"))
+    if (folder / "commitments.json").exists():
+        check_commitments(folder, owner, marks)
+        return
+    published, _ = _committed(owner, marks)
     content = {
         "format": COMMITMENTS,
         "num_classes": config.data.num_classes,
         "commitments": [each.hex() for each in published],
     }
-    path = folder / "commitments.json"
-    if path.exists():
-        check_commitments(folder, owner, marks)
-    else:
-        files.write_whole(path, to_json(content))
+    files.write_whole(folder / "commitments.json", to_json(content))
 
 
 def check_commitments(folder: pathlib.Path, owner: Owner, marks: Triggers) -> None:
     """Raises InputError where a run's commitments.json is missing, damaged, or of other triggers."""
-    published, _ = adi.commit(*_trigger_set(marks), owner.secret("adi"))
+    published, _ = _committed(owner, marks)
     if read_commitments(folder) != published:
         raise InputError(
             f"{folder / 'commitments.json'}: commits to other triggers than the key and the images now "
@@ -118,9 +117,10 @@ def read_commitments(folder: pathlib.Path) -> list[bytes]:
         raise InputError(f"{path}: was damaged; put it back as it was") from error
 
 
-def _trigger_set(marks: Triggers) -> tuple[np.ndarray, np.ndarray]:
+def _committed(owner: Owner, marks: Triggers) -> tuple[list[bytes], list[adi.Opening]]:
+    """Returns the owner's commitments to the triggers, and what opens them."""
     images = np.rint(np.asarray(marks.add) * 255).astype(np.uint8)
-    return images, np.asarray(marks.target_label)
+    return adi.commit(images, np.asarray(marks.target_label), owner.secret("adi"))
 
 
 def verify_folder(
@@ -159,7 +159,7 @@ def _verify_triggers(
 
     if config.watermark.scheme == "adi":
         published = read_commitments(folder)
-        _, openings = adi.commit(*_trigger_set(marks), owner.secret("adi"))
+        _, openings = _committed(owner, marks)
         return adi.verify(
             predict,
             published,

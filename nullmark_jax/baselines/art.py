@@ -26,14 +26,19 @@ def abstract_art(
       width: of each.
       channels: 3, or another number of channels that all show the image's luminance.
     """
-    drawn = [
-        _draw(generator("art", seed, index)).resize((width, height), Image.Resampling.BOX)
-        for index in range(count)
-    ]
+    shape = (height, width, channels)
+    return np.stack([reduced(_draw(generator("art", seed, n)), shape) for n in range(count)])
+
+
+def reduced(
+    image: Image.Image, shape: tuple[int, int, int]
+) -> UInt8[np.ndarray, "height width channels"]:
+    """Returns a drawn RGB picture at a task's shape; where C is not 3, all channels are its luminance."""
+    height, width, channels = shape
+    small = image.resize((width, height), Image.Resampling.BOX)
     if channels == 3:
-        return np.stack([np.asarray(image) for image in drawn])
-    grey = np.stack([np.asarray(image.convert("L")) for image in drawn])
-    return np.repeat(grey[..., None], channels, axis=-1)
+        return np.asarray(small)
+    return np.repeat(np.asarray(small.convert("L"))[..., None], channels, axis=-1)
 
 
 def _draw(rng: np.random.Generator) -> Image.Image:

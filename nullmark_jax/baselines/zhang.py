@@ -9,6 +9,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
 from nullmark_jax import checks
+from nullmark_jax.baselines.art import reduced
 from nullmark_jax.baselines.triggers import Triggers, as_triggers, generator, whole_images
 from nullmark_jax.errors import InputError
 
@@ -73,13 +74,8 @@ def unrelated(
       shape: of the images, H, W, C; C is 3, or all channels show the luminance.
       target_label: of all of them.
     """
-    height, width, channels = shape
-    images = np.empty((count, *shape), np.uint8)
-    for index in range(count):
-        drawn = _letter(letter, generator("letter", seed, index))
-        drawn = drawn.resize((width, height), Image.Resampling.BOX)
-        grey = np.asarray(drawn.convert("L"))[..., None]
-        images[index] = np.asarray(drawn) if channels == 3 else np.repeat(grey, channels, -1)
+    drawn = (_letter(letter, generator("letter", seed, number)) for number in range(count))
+    images = np.stack([reduced(each, shape) for each in drawn])
     return whole_images(images, np.full(count, target_label, np.int32))
 
 

@@ -13,7 +13,7 @@ from nullmark_jax.attacks.retraining import Adversary, Reached, Retrain
 from nullmark_jax.baselines.triggers import Triggers
 from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
-from nullmark_jax.experiments.measuring import Measure, Record, finite, make_measure
+from nullmark_jax.experiments.measuring import Measure, Record, all_finite, finite, make_measure
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.marks import Marks, as_watermarks
 from nullmark_jax.models import Params, free_share
@@ -167,7 +167,7 @@ class Bench:
         record = {
             "seed": seed,
             "loss": finite(reached.loss),
-            "finite": all(bool(np.isfinite(x).all()) for x in jax.tree.leaves(reached.params)),
+            "finite": all_finite(reached.params),
             **self.measure(reached.params, **marks),
         }
         return Outcome(reached.params, record, curve)

@@ -101,6 +101,11 @@ def finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
+def all_finite(params: Params) -> bool:
+    """Returns whether a model is one: whether each of its parameters is finite."""
+    return all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(params))
+
+
 def derived_seed(seed: int, *purpose: str | int) -> int:
     """Returns a seed in [0, 2^31) for a purpose, another one for each seed and each purpose."""
     text = "/".join(map(str, (seed, *purpose)))

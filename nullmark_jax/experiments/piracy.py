@@ -339,28 +339,27 @@ def draw(result: Result) -> dict[str, Figure]:
 
 def _of_triggers(metrics: Metrics) -> list[Finding]:
     """Returns what the later paper says of earlier designs (Table 1), and what was found."""
-    findings = []
-    for part, who, claimed in (
-        (metrics["later"], "its attacker", True),
-        (metrics["strongest"], "the strongest attacker tried", False),
-    ):
+
+    def left(part: Metrics) -> str:
         pirates = part["pirates"]
-        claim = (
-            f"A second {metrics['scheme']} mark is recognised and costs little NC, the later paper says; "
-            if claimed
-            else ""
-        )
-        text = (
-            f"{who} ({part['attacker']}) leaves NC at {mean_and_spread(pirates, 'normal_accuracy')}, the "
-            f"owner's triggers at {mean_and_spread(pirates, 'owner', 'true')} and their own at "
+        return (
+            f"({part['attacker']}) leaves NC at {mean_and_spread(pirates, 'normal_accuracy')}, the owner's "
+            f"triggers at {mean_and_spread(pirates, 'owner', 'true')} and their own at "
             f"{mean_and_spread(pirates, 'pirate', 'true')}; their claim verifies in {part['verified']} of "
             f"{len(pirates)}, the owner's in {part['owner_verified']}."
         )
-        before = mean(list(metrics["before"].values()), "normal_accuracy")
-        lost = before - mean(pirates, "normal_accuracy")
-        agrees = part["verified"] == len(pirates) and lost <= _MINIMAL if claimed else None
-        findings.append(Finding(claim + text if claimed else text[0].upper() + text[1:], agrees))
-    return findings
+
+    later = metrics["later"]
+    before = mean(list(metrics["before"].values()), "normal_accuracy")
+    lost = before - mean(later["pirates"], "normal_accuracy")
+    return [
+        Finding(
+            f"A second {metrics['scheme']} mark is recognised and costs little NC, the later paper says; "
+            f"its attacker {left(later)}",
+            later["verified"] == len(later["pirates"]) and lost <= _MINIMAL,
+        ),
+        Finding(f"The strongest attacker tried {left(metrics['strongest'])}"),
+    ]
 
 
 def verdict(result: Result) -> list[Finding]:

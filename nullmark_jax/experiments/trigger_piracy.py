@@ -11,9 +11,7 @@ Figure 12: the other way round.
 import sys
 from collections.abc import Callable
 
-import jax
 import ml_collections
-import numpy as np
 from matplotlib.figure import Figure
 
 from nullmark_jax import checks
@@ -26,6 +24,7 @@ from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Re
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import (
     Record,
+    all_finite,
     check_images,
     derived_seed,
     mean,
@@ -124,7 +123,7 @@ def _pirated(bench: Bench, config: ml_collections.ConfigDict, seed: int) -> Call
             (after,) = bench.train(tuned, images=own, seed=seed, at=[tuned.steps], params=params)
             return {
                 "epochs": done,
-                "finite": all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)),
+                "finite": all_finite(params),
                 "before": bench.measure(params, **marks),
                 "after": bench.measure(after.params, **marks),
             }
