@@ -2,7 +2,8 @@
 
     python benchmarks/populations.py [--json] [--task=digit] [--members=8]
 
-Pirates: a training step of each, of their own params and watermark on images of their own. Watermarks: null
+Pirates: the training of each from one victim, as the piracy experiment has it, a watermark and an order
+of images its own; "vmap" is `retraining.make_population_retraining`. Watermarks: null
 and true matches of each on one model, whose answers and features of the images themselves are found once;
 "unrolled" is `evaluation.make_evaluator`, made for a few watermarks of any network, which goes through whole
 copies. Each way of going through the population is a process of its own, and all have their turns in one
@@ -27,6 +28,7 @@ _JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else
 _TASK = flags.DEFINE_enum("task", "digit", ["digit", "traffic"], "Net to time.")
 _MEMBERS = flags.DEFINE_integer("members", 8, "Models, or watermarks.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch", 64, "Clean images a step.", lower_bound=2)
+_STEPS = flags.DEFINE_integer("steps", 4, "Training steps of each pirate.", lower_bound=1)
 _IMAGES = flags.DEFINE_integer("images", 500, "Images a watermark is tried on.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each way.", lower_bound=3)
 _WORKER = flags.DEFINE_string("worker", None, "Internal: be this way, POPULATION/WAY.")
@@ -36,57 +38,40 @@ _WAYS = {"pirates": ("loop", "vmap"), "watermarks": ("loop", "vmap", "unrolled")
 
 
 def pirates(way: str) -> Callable[[], float]:
-    """Returns a function that makes one training step of each pirate."""
+    """Returns a function that trains each pirate for some steps, from one victim's params."""
     import our_step
-    from nullmark_jax import incremental, losses, models, optimizers, training
-    from nullmark_jax.batches import Batch
+    from nullmark_jax import models, optimizers
+    from nullmark_jax.attacks import retraining
 
-    batch, members = _BATCH.value, _MEMBERS.value
-    images, labels, marks = our_step.inputs(_TASK.value, batch * members, watermarks=members)
+    batch, members, steps = _BATCH.value, _MEMBERS.value, _STEPS.value
+    images, labels, marks = our_step.inputs(_TASK.value, 4 * batch, watermarks=members)
     model = models.create(_TASK.value, our_step.SHAPES[_TASK.value][1], precision="highest")
-    optimizer = optimizers.optimizer(optimizers.Recipe("adam", 1e-3, clip_norm=1.0), 1000)
-    step = training.make_train_step(
-        marked_logits=incremental.for_network(model, pattern_size=our_step.PATTERN_SIZE),
-        optimizer=optimizer,
-        cross_entropy=losses.logits_cross_entropy,
-        true_weight=1.0,
-        null_weight=1.0,
-    )
+    recipe = optimizers.Recipe("adam", 1e-4, clip_norm=1.0)
+    adversary = retraining.Adversary(recipe, steps, batch_size=batch)
     params = models.init_params(model, jax.random.key(0), images.shape[1:])
-    states = [
-        training.init_state(jax.tree.map(jnp.copy, params), optimizer) for _ in range(members)
-    ]
-    choice = Batch(
-        np.arange(batch, dtype=np.int32),
-        np.zeros(batch // 2, np.int32),
-        np.zeros((batch, 2), np.int32),
-        np.zeros(batch, bool),
-    )
-    images = images.reshape(members, batch, *images.shape[1:])
-    labels = labels.reshape(members, batch)
-    # Of each member a population of one.
-    population = jax.tree.map(lambda leaf: leaf[:, None], marks)
+    # Of each pirate a population of one.
+    each = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], marks) for i in range(members)]
     if way == "vmap":
-        state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-        together = jax.jit(jax.vmap(step, in_axes=(0, 0, 0, None, 0)), donate_argnums=0)
+        together = retraining.make_population_retraining(
+            model, adversary, pattern_size=our_step.PATTERN_SIZE
+        )
+        rows = np.arange(len(labels))
+        them = [retraining.Member(mark, rows, seed) for seed, mark in enumerate(each)]
 
-        def advance() -> float:
-            nonlocal state
-            state, metrics = together(state, images, labels, choice, population)
-            return float(metrics.loss.sum())
+        def at_once() -> float:
+            (reached,) = together(params, images, labels, them, (steps,))
+            return sum(member.loss for member in reached)
 
-        return advance
-    alone = jax.jit(step, donate_argnums=0)
-    each = [jax.tree.map(lambda leaf, i=i: leaf[i], population) for i in range(members)]
+        return at_once
+    alone = retraining.make_retraining(model, adversary, pattern_size=our_step.PATTERN_SIZE)
 
-    def advance_each() -> float:
-        total = 0.0
-        for i in range(members):
-            states[i], metrics = alone(states[i], images[i], labels[i], choice, each[i])
-            total += float(metrics.loss)
-        return total
+    def one_by_one() -> float:
+        ends = [
+            alone(params, images, labels, mark, seed, (steps,)) for seed, mark in enumerate(each)
+        ]
+        return sum(reached.loss for (reached,) in ends)
 
-    return advance_each
+    return one_by_one
 
 
 def watermarks(way: str) -> Callable[[], float]:
@@ -141,7 +126,7 @@ def serve(point: str) -> None:
 def compare(population: str) -> dict[str, dict[str, float]]:
     """Times the ways of one population in turn; returns what --json prints for each."""
     ways = []
-    shared = [f"--{flag.name}={flag.value}" for flag in (_TASK, _MEMBERS, _BATCH, _IMAGES)]
+    shared = [f"--{flag.name}={flag.value}" for flag in (_TASK, _MEMBERS, _BATCH, _STEPS, _IMAGES)]
     try:
         for way in _WAYS[population]:
             arguments = [__file__, *shared, f"--worker={population}/{way}"]

@@ -33,7 +33,10 @@ def describe(program: str) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Returns the source tree's commit, "+" after it where this package differs; "" outside git."""
+    """Returns the source tree's commit, "+" after it where this package differs.
+
+    Outside git, where a copy of the tree runs, it is what the environment's NULLMARK_COMMIT says, or "".
+    """
     here = pathlib.Path(__file__).parent
     try:
         commit, changes = (
@@ -43,5 +46,5 @@ def _commit() -> str:
             for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno", "."])
         )
     except (OSError, subprocess.CalledProcessError):
-        return ""
+        return os.environ.get("NULLMARK_COMMIT", "")
     return commit + ("+" if changes else "")

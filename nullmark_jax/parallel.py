@@ -4,6 +4,8 @@ A step is written for one device's share of a batch and averages what it must th
 `pmap` here gives it a share each. State is replicated by specification (`in_axes=None`,
 `out_axes=None`), so no array ever carries a device axis outside this file.
 
+A population is dealt instead: each device has members of its own (`pmap_members`), and averages nothing.
+
 Under pmap `average(grad(loss))` is the gradient of the averaged loss, and `grad(average(loss))` is
 not; `out_axes=None` silently returns device 0's value where an average was forgotten. The tests
 hold every use against one device on the whole batch.
@@ -93,5 +95,54 @@ def pmap_shares(
         axis_name=AXIS,
         in_axes=tuple(0 if shares else None for shares in cut),
         out_axes=None,
+        donate_argnums=donate,
+    )
+
+
+def deal_members(tree: Tree, axis: int = 0) -> Tree:
+    """Returns a population's host arrays with a leading device axis: each device has a run of members.
+
+    Where they cannot be shared equally the last one is repeated; `gather_members` drops its copies.
+
+    Args:
+      tree: leaves with an axis of members.
+      axis: which that is.
+    """
+    devices = device_count()
+
+    def deal(array: np.ndarray) -> np.ndarray:
+        array = np.asarray(array)
+        members = array.shape[axis]
+        each = -(-members // devices)
+        rows = np.minimum(np.arange(devices * each), members - 1)
+        split = (*array.shape[:axis], devices, each, *array.shape[axis + 1 :])
+        dealt = array.take(rows, axis=axis).reshape(split)
+        return np.ascontiguousarray(np.moveaxis(dealt, axis, 0))
+
+    return jax.tree.map(deal, tree)
+
+
+def gather_members(tree: Tree, members: int) -> Tree:
+    """Returns what `deal_members` dealt along its first axis as it was, on the host."""
+
+    def gather(array: jax.Array) -> np.ndarray:
+        return np.asarray(array).reshape(-1, *array.shape[2:])[:members]
+
+    return jax.tree.map(gather, tree)
+
+
+def pmap_members(
+    function: Callable[..., Any], dealt: tuple[bool, ...], *, donate: tuple[int, ...] = ()
+) -> Callable[..., Any]:
+    """Returns `function` on all local devices at once, each with members of its own.
+
+    Args:
+      function: takes one device's members; its result has leaves with an axis of them.
+      dealt: for each argument, whether it is dealt (a leading device axis, as the result) or replicated.
+      donate: arguments whose memory the result may take.
+    """
+    return jax.pmap(
+        function,
+        in_axes=tuple(0 if has_members else None for has_members in dealt),
         donate_argnums=donate,
     )

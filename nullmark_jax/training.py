@@ -297,7 +297,7 @@ def fit(
         done: list[StepMetrics] = []
         running: list[StepMetrics] = []
         batches = plan(epoch)
-        parts = list(_dispatches(batches, steps_per_dispatch))
+        parts = list(dispatches(batches, steps_per_dispatch))
         with ThreadPoolExecutor(max_workers=1) as host:
             ahead = host.submit(prepare, parts[0])
             for i, part in enumerate(parts, start=1):
@@ -308,26 +308,28 @@ def fit(
                 running.append(metrics)
                 # Reading a loss waits for the device, so that dispatches run ahead in between.
                 if i % _CHECK_EVERY == 0 or i == len(parts):
-                    done.append(_merge(running))
+                    done.append(merge(running))
                     running = []
                     if stop_where_diverged:
-                        _check_finite(_merge(done), epoch, len(batches.index), learning_rate)
+                        _check_finite(merge(done), epoch, len(batches.index), learning_rate)
                 on_step(part.index.shape[0] if scanned else 1)
-        yield Epoch(epoch, state, _merge(done))
+        yield Epoch(epoch, state, merge(done))
 
 
 _CHECK_EVERY = 16
 
 
-def _dispatches(batches: Batch, size: int) -> Iterator[Batch]:
+def dispatches(batches: Batch, size: int) -> Iterator[Batch]:
+    """Yields the batches of an axis of steps in runs of `size`; of 1, each alone and without that axis."""
     steps = batches.index.shape[0]
     for start in range(0, steps, size):
         at = start if size == 1 else slice(start, start + size)
         yield jax.tree.map(lambda array, at=at: array[at], batches)
 
 
-def _merge(metrics: list[StepMetrics]) -> StepMetrics:
-    return jax.tree.map(lambda *m: np.concatenate([np.atleast_1d(x) for x in m]), *metrics)
+def merge(metrics: list[StepMetrics], axis: int = 0) -> StepMetrics:
+    """Returns the metrics of several dispatches as one, NumPy arrays, joined along the axis of steps."""
+    return jax.tree.map(lambda *m: np.concatenate([np.atleast_1d(x) for x in m], axis), *metrics)
 
 
 def _check_finite(

@@ -3,6 +3,7 @@
 XLA_FLAGS=--xla_force_host_platform_device_count=8 python tests/device_program.py OUT.npz
 """
 
+import functools
 import sys
 
 import nullmark_jax  # noqa: F401  Sets XLA's flags, before jax.
@@ -12,7 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from nullmark_jax import batches, embedding, evaluation, metrics, parallel, training, transform
+from nullmark_jax import (
+    batches,
+    embedding,
+    evaluation,
+    metrics,
+    parallel,
+    populations,
+    training,
+    transform,
+)
 from nullmark_jax.data import Dataset
 from nullmark_jax.losses import logits_cross_entropy
 
@@ -44,9 +54,9 @@ def start():
     return training.init_state(jax.tree.map(jnp.asarray, params), OPTIMIZER)
 
 
-def plan(epoch):
+def plan(epoch, seed=0):
     return batches.epoch_batches(
-        0,
+        seed,
         epoch,
         num_images=IMAGES,
         batch_size=BATCH,
@@ -68,10 +78,10 @@ def make_step(cross_entropy=logits_cross_entropy, average=lambda tree: tree):
     )
 
 
-def on_one_device():
+def on_one_device(plan=plan, marks=WATERMARKS):
     """A plain jit of the step, on the whole batch."""
     step, state, losses = jax.jit(make_step()), start(), []
-    marks = jax.tree.map(jnp.asarray, WATERMARKS)
+    marks = jax.tree.map(jnp.asarray, marks)
     for epoch in range(1, EPOCHS + 1):
         batch = plan(epoch)
         for i in range(len(batch.index)):
@@ -96,6 +106,26 @@ def on_all_devices(step, **options):
     ):
         losses.append(epoch.metrics.loss)
     return epoch.state, np.concatenate(losses)
+
+
+def population():
+    """Three members, no number of devices but one shares them: their states and losses, at once and alone."""
+    marks = [transform.random_watermarks(
+        seed, 2, height=6, width=6, num_classes=3, pattern_size=3, extreme_value=5.0
+    ) for seed in range(3)]  # fmt: skip
+    plans = [functools.partial(plan, seed=seed) for seed in range(3)]
+    parts = populations.fit(
+        populations.stack([start()] * 3),
+        populations.on_devices(make_step()),
+        PICTURES,
+        LABELS,
+        populations.stack(marks),
+        plan=lambda part: populations.stack([own(part) for own in plans]),
+        parts=EPOCHS,
+    )
+    *_, last = parts
+    alone = [on_one_device(own, mark) for own, mark in zip(plans, marks, strict=True)]
+    return last, populations.stack([state for state, _ in alone]), [loss for _, loss in alone]
 
 
 def counts_on_one_device(params, test):
@@ -133,6 +163,12 @@ def main(out):
         leaves = jax.tree.leaves(state)
         arrays[f"{name}/state"] = np.concatenate([np.ravel(leaf) for leaf in leaves])
         arrays[f"{name}/loss"] = losses
+    together, alone, losses = population()
+    arrays["population/loss"] = together.metrics.loss
+    arrays["population_alone/loss"] = np.stack(losses)[:, -len(together.metrics.loss[0]) :]
+    for name, states in (("population", together.states), ("population_alone", alone)):
+        leaves = [np.reshape(leaf, (3, -1)) for leaf in jax.tree.leaves(states)]
+        arrays[f"{name}/state"] = np.concatenate(leaves, axis=1)
     state, _ = runs["one_device"]
     # 29 images: no number of devices shares them equally.
     test = Dataset(PICTURES[:29], LABELS[:29], ("a", "b", "c"))

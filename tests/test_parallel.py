@@ -58,6 +58,29 @@ def test_a_wrong_collective_would_be_found(results, mistake):
     assert np.abs(found - expected).max() > 1000 * TOLERANCE["atol"]
 
 
+def test_a_population_trains_as_its_members_alone_on_any_devices(results):
+    """Three members, which two or eight devices cannot share equally."""
+    for part in ("state", "loss"):
+        found, expected = results[f"population/{part}"], results[f"population_alone/{part}"]
+        assert found.shape[0] == 3
+        np.testing.assert_allclose(found, expected, **TOLERANCE)
+    # Members differ, so that a mix-up would be seen.
+    assert np.abs(np.diff(results["population/loss"], axis=0)).max(1).min() > 1e-3
+
+
+def test_members_are_dealt_in_runs_and_gathered_in_their_order():
+    devices = parallel.device_count()
+    members = {"x": np.arange(3 * 2).reshape(3, 2)}
+    dealt = parallel.deal_members(members)["x"]
+    assert dealt.shape[0] == devices
+    np.testing.assert_array_equal(parallel.gather_members({"x": dealt}, 3)["x"], members["x"])
+    steps = np.arange(4 * 3).reshape(4, 3)
+    assert parallel.deal_members(steps, axis=1).reshape(devices, 4, -1).shape[2] >= 3 / devices
+    np.testing.assert_array_equal(
+        np.moveaxis(parallel.deal_members(steps, axis=1), 0, 1).reshape(4, -1)[:, :3], steps
+    )
+
+
 def test_evaluation_counts_each_image_once_on_any_devices(results):
     assert results["counts"][0].tolist() == [29, 29]  # images of each watermark
     assert results["counts"].tolist() == results["counts_one_device"].tolist()

@@ -434,3 +434,45 @@ def test_training_stops_where_it_diverges_only_if_it_is_to(stop):
         np.testing.assert_array_equal(first.metrics.loss, [0, 1, np.nan, np.nan])
         assert np.isnan(second.metrics.loss).all() and second.number == 2
         assert second.state.step == 8
+
+
+def test_a_population_is_trained_as_each_of_its_members_alone(params, plain):
+    """Each with a watermark, images and an order of its own, and each at every step count asked for."""
+    many = retraining.make_population_retraining(NET, PLAIN, pattern_size=SIZE)
+    rows = [np.arange(0, 16), np.arange(4, 20), np.arange(16)[::-1]]
+    marks = [watermark((4, 5)), watermark((0, 2), seed=4), watermark((1, 1), seed=5)]
+    members = [
+        retraining.Member(mark, own, seed)
+        for seed, (mark, own) in enumerate(zip(marks, rows, strict=True))
+    ]
+    found = list(many(params, IMAGES, LABELS, members, (2, 7)))
+    for i, member in enumerate(members):
+        alone = trained(
+            plain,
+            params,
+            marks=member.marks,
+            seed=member.seed,
+            at=(2, 7),
+            images=IMAGES[member.rows],
+            labels=LABELS[member.rows],
+        )
+        for part, expected in zip(found, alone, strict=True):
+            assert part[i].steps == expected.steps
+            assert math.isclose(part[i].loss, expected.loss, rel_tol=1e-4)
+            for one, other in zip(
+                jax.tree.leaves(part[i].params), jax.tree.leaves(expected.params), strict=True
+            ):
+                np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    assert_other(found[1][0].params, found[1][1].params)
+
+
+def test_a_ruined_member_does_not_harm_the_others(params):
+    """An extreme value near the largest float makes a loss that is none."""
+    steep = PLAIN._replace(steps=2)
+    many = retraining.make_population_retraining(NET, steep, pattern_size=SIZE)
+    huge = watermark((4, 5))._replace(extreme_value=np.full(1, 3e38, np.float32))
+    members = [retraining.Member(mark, np.arange(16), 0) for mark in (huge, watermark((4, 5)))]
+    ((ruined, sound),) = many(params, IMAGES, LABELS, members, (2,))
+    assert not math.isfinite(ruined.loss)
+    assert math.isfinite(sound.loss)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(sound.params))

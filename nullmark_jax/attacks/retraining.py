@@ -15,7 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from nullmark_jax import batches, losses, nullspace, optimizers, parallel, training
+from nullmark_jax import (
+    batches,
+    losses,
+    nullspace,
+    optimizers,
+    parallel,
+    populations,
+    training,
+)
 from nullmark_jax.batches import Augmentation, Batch
 from nullmark_jax.data.dataset import drawn_order
 from nullmark_jax.embedding import Watermark
@@ -96,32 +104,7 @@ def make_retraining(model: ConvNet, adversary: Adversary, *, pattern_size: int) 
     Raises:
       InputError: no such optimiser, loss, layer or number of steps.
     """
-    if adversary.steps < 1:
-        raise InputError(f"steps: {adversary.steps} must be at least 1; give say 390")
-    optimizer = only_layers(
-        optimizers.optimizer(adversary.recipe, adversary.steps), adversary.layers
-    )
-    into_null_space, on_copies = None, None
-    if adversary.null_space and adversary.inject_ratio:
-        into_null_space = nullspace.for_network(model, pattern_size=pattern_size)
-        on_copies = nullspace.hold_first_layer
-
-    def project(params: Params, marks: Any) -> Params:
-        return into_null_space(params, marks.pattern) if into_null_space else params
-
-    step = training.make_train_step(
-        marked_logits=training.network_logits(
-            model, pattern_size=pattern_size, on_copies=on_copies
-        ),
-        optimizer=optimizer,
-        cross_entropy=losses.cross_entropy(adversary.cross_entropy),
-        true_weight=adversary.true_weight,
-        null_weight=adversary.null_weight,
-        project=project,
-        marks_at=rising(1.0, adversary.rising_steps),
-        augmentation=adversary.augmentation,
-        average=parallel.average,
-    )
+    step, optimizer, project = _make_step(model, adversary, pattern_size, average=parallel.average)
     many = training.ACCELERATOR_STEPS if parallel.on_accelerator() else 1
     on_devices = training.on_devices(step, steps_per_dispatch=many)
     projected = jax.jit(project)
@@ -135,8 +118,6 @@ def make_retraining(model: ConvNet, adversary: Adversary, *, pattern_size: int) 
         at: Sequence[int],
     ) -> Iterator[Reached]:
         _check_layers(params, adversary.layers)
-        if into_null_space and not isinstance(marks, Watermark):
-            raise InputError("null_space: True is nothing for triggers; give False")
         plan = _plan(adversary, len(labels), count(marks), seed, at)
         # Copied: training takes its state's memory.
         state = training.init_state(jax.tree.map(jnp.copy, params), optimizer)
@@ -156,6 +137,108 @@ def make_retraining(model: ConvNet, adversary: Adversary, *, pattern_size: int) 
             yield Reached(at[epoch.number - 1], reached, float(np.mean(epoch.metrics.loss)))
 
     return retrain
+
+
+class Member(NamedTuple):
+    """One of a population of attackers on the same model.
+
+    Attributes:
+      marks: that they embed, a population (leading axis K >= 1) of the size of the others'.
+      rows: of the images, those that they have, int32 [N], as many as the others.
+      seed: of the images' order.
+    """
+
+    marks: Marks
+    rows: np.ndarray
+    seed: int
+
+
+RetrainMany = Callable[
+    [Params, np.ndarray, np.ndarray, Sequence[Member], Sequence[int]], Iterator[list[Reached]]
+]
+
+
+def make_population_retraining(
+    model: ConvNet, adversary: Adversary, *, pattern_size: int
+) -> RetrainMany:
+    """Returns (params, images, labels, members, at) -> the models of all members at each of `at`.
+
+    The members train at once, as `populations` has it, each as `make_retraining` would train it alone on
+    images[rows] and labels[rows]. It is compiled once for all its calls with as many members.
+
+    Args and Raises: those of `make_retraining`.
+    """
+    step, optimizer, project = _make_step(model, adversary, pattern_size, average=lambda tree: tree)
+    run = populations.on_devices(step)
+    projected = jax.jit(jax.vmap(project))
+
+    def retrain(
+        params: Params,
+        images: np.ndarray,
+        labels: np.ndarray,
+        members: Sequence[Member],
+        at: Sequence[int],
+    ) -> Iterator[list[Reached]]:
+        _check_layers(params, adversary.layers)
+        marks = populations.stack([each.marks for each in members])
+        plans = [
+            _plan(adversary, len(each.rows), count(each.marks), each.seed, at) for each in members
+        ]
+
+        def plan(part: int) -> Batch:
+            own = [
+                batch._replace(index=each.rows[batch.index].astype(np.int32))
+                for each, batch in zip(members, (plan(part) for plan in plans), strict=True)
+            ]
+            return populations.stack(own)
+
+        states = populations.stack([training.init_state(params, optimizer)] * len(members))
+        parts = populations.fit(states, run, images, labels, marks, plan=plan, parts=len(at))
+        for steps, part in zip(at, parts, strict=True):
+            reached = jax.device_get(projected(part.states.params, marks))
+            yield [
+                Reached(steps, populations.member(reached, i), float(np.mean(part.metrics.loss[i])))
+                for i in range(len(members))
+            ]
+
+    return retrain
+
+
+def _make_step(
+    model: ConvNet, adversary: Adversary, pattern_size: int, *, average: Callable[[Any], Any]
+) -> tuple[training.TrainStep, optax.GradientTransformation, training.Project]:
+    """Returns the attacker's step, their optimiser, and what makes the network's params of the trained."""
+    if adversary.steps < 1:
+        raise InputError(f"steps: {adversary.steps} must be at least 1; give say 390")
+    optimizer = only_layers(
+        optimizers.optimizer(adversary.recipe, adversary.steps), adversary.layers
+    )
+    into_null_space, on_copies = None, None
+    if adversary.null_space and adversary.inject_ratio:
+        into_null_space = nullspace.for_network(model, pattern_size=pattern_size)
+        on_copies = nullspace.hold_first_layer
+
+    def project(params: Params, marks: Any) -> Params:
+        if not into_null_space:
+            return params
+        if not isinstance(marks, Watermark):
+            raise InputError("null_space: True is nothing for triggers; give False")
+        return into_null_space(params, marks.pattern)
+
+    step = training.make_train_step(
+        marked_logits=training.network_logits(
+            model, pattern_size=pattern_size, on_copies=on_copies
+        ),
+        optimizer=optimizer,
+        cross_entropy=losses.cross_entropy(adversary.cross_entropy),
+        true_weight=adversary.true_weight,
+        null_weight=adversary.null_weight,
+        project=project,
+        marks_at=rising(1.0, adversary.rising_steps),
+        augmentation=adversary.augmentation,
+        average=average,
+    )
+    return step, optimizer, project
 
 
 def only_layers(
@@ -189,13 +272,18 @@ def choose_images(
     Raises:
       InputError: there are not so many.
     """
+    rows = chosen_rows(labels, count, seed)
+    return images[rows], labels[rows]
+
+
+def chosen_rows(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Returns the rows, int64 [count], of the images that `choose_images` draws; raises as it does."""
     if not 1 <= count <= len(labels):
         raise InputError(
             f"images: the attacker is to have {count} but the task has {len(labels)} training "
             f"images; give 1 to {len(labels)}"
         )
-    order = drawn_order(len(labels), seed)[:count]
-    return images[order], labels[order]
+    return drawn_order(len(labels), seed)[:count]
 
 
 def _plan(

@@ -1,15 +1,15 @@
 """A victim ready to be attacked: its accuracies measured, and what was compiled for it kept."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from nullmark_jax import owner
+from nullmark_jax import owner, populations
 from nullmark_jax.attacks import retraining
-from nullmark_jax.attacks.retraining import Adversary, Reached, Retrain
+from nullmark_jax.attacks.retraining import Adversary, Member, Reached, Retrain, RetrainMany
 from nullmark_jax.baselines.triggers import Triggers
 from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
@@ -54,6 +54,12 @@ class Bench:
             else self.measure
         )
         self._retrain = cache(self._make_retrain)
+        self._retrain_many = cache(self._make_retrain_many)
+
+    def _make_retrain_many(self, adversary: Adversary) -> RetrainMany:
+        return retraining.make_population_retraining(
+            self.victim.model, adversary, pattern_size=self.victim.pattern_size
+        )
 
     def _make_retrain(self, adversary: Adversary) -> Retrain:
         return retraining.make_retraining(
@@ -164,13 +170,91 @@ class Bench:
                 curve.append(
                     {"steps": reached.steps, **self.measure_curve(reached.params, **marks)}
                 )
-        record = {
+        return Outcome(reached.params, self._record(seed, reached, marks), curve)
+
+    def attack_at_once(
+        self,
+        adversary: Adversary,
+        *,
+        images: int,
+        seeds: Sequence[int],
+        marks: Sequence[Mapping[str, Marks]],
+    ) -> list[Record]:
+        """Embeds a pirate's marks in the victim's model, many in copies of their own, and measures each.
+
+        Args:
+          adversary: how.
+          images: how many each pirate has.
+          seeds: for each pirate, of which images and of their order.
+          marks: likewise, those measured, by name; those named "pirate" are embedded.
+        """
+        train = self.victim.splits.train
+        members = [
+            Member(each["pirate"], retraining.chosen_rows(train.labels, images, seed), seed)
+            for seed, each in zip(seeds, marks, strict=True)
+        ]
+        (reached,) = self._retrain_many(adversary)(
+            self.victim.params, train.images, train.labels, members, (adversary.steps,)
+        )
+        return [
+            self._record(seed, own, each)
+            for seed, own, each in zip(seeds, reached, marks, strict=True)
+        ]
+
+    def _record(self, seed: int, reached: Reached, marks: Mapping[str, Marks]) -> Record:
+        return {
             "seed": seed,
             "loss": finite(reached.loss),
             "finite": all_finite(reached.params),
             **self.measure(reached.params, **marks),
         }
-        return Outcome(reached.params, record, curve)
+
+
+def pirate_attacks(
+    bench: Bench,
+    adversary: Adversary,
+    *,
+    images: int,
+    seeds: Sequence[int],
+    choosing: bool = False,
+) -> list[Callable[[], Record]]:
+    """Returns for each seed a function that gives its pirate's record, as `Bench.attack` has it.
+
+    As many pirates as the devices train at once (`populations.at_once`) are trained when the first of them
+    is asked for, which so takes the time of all.
+
+    Args:
+      bench: with the victim that each embeds a watermark in.
+      adversary: how.
+      images: how many each has.
+      seeds: of each pirate's watermark, images and their order.
+      choosing: see `Bench.pirate`.
+    """
+
+    def marks(seed: int) -> dict[str, Marks]:
+        return {"owner": bench.owner, "pirate": bench.pirate(seed, choosing=choosing)}
+
+    def alone(seed: int) -> Record:
+        named = marks(seed)
+        return bench.attack(
+            adversary, images=images, seed=seed, embedded=named["pirate"], marks=named
+        ).record
+
+    size = populations.at_once()
+    if size == 1:
+        return [partial(alone, seed) for seed in seeds]
+    rounds: dict[int, list[Record]] = {}
+
+    def of_round(index: int) -> Record:
+        start = index // size * size
+        if start not in rounds:
+            those = seeds[start : start + size]
+            rounds[start] = bench.attack_at_once(
+                adversary, images=images, seeds=those, marks=[marks(seed) for seed in those]
+            )
+        return rounds[start][index - start]
+
+    return [partial(of_round, index) for index in range(len(seeds))]
 
 
 def points_of(steps: int, points: int) -> Sequence[int]:

@@ -9,7 +9,7 @@ one on fresh pirate watermarks. A victim of another loss than the first one's is
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
@@ -21,7 +21,7 @@ from nullmark_jax.attacks.retraining import Adversary
 from nullmark_jax.baselines import schemes
 from nullmark_jax.experiments import attackers, experiment, loss_gate
 from nullmark_jax.experiments.attackers import Attacker
-from nullmark_jax.experiments.bench import Bench
+from nullmark_jax.experiments.bench import Bench, pirate_attacks
 from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import (
@@ -97,18 +97,15 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     for v, bench in enumerate(benches):
         planned[f"before/{bench.victim.name}"] = _before(bench)
         for name in papers:
-            for pirate in range(config[name].pirates):
-                seed = derived_seed(config.seed, name, v, pirate)
-                planned[f"{name}/{bench.victim.name}/{pirate}"] = _paper_pirate(
-                    bench, config[name], seed, curve=pirate == 0
-                )
+            seeds = [derived_seed(config.seed, name, v, i) for i in range(config[name].pirates)]
+            for i, attack in enumerate(_paper_pirates(bench, config[name], seeds)):
+                planned[f"{name}/{bench.victim.name}/{i}"] = attack
     attacked = [(bench, attacker) for bench in gate for attacker in grid]
     for bench in gate[1:]:
         planned[f"before/{bench.victim.name}"] = _before(bench)
     for bench, attacker in attacked:
-        planned[f"grid/{bench.victim.name}/{attacker.name}"] = _grid_pirate(
-            bench, attacker, config, seed=derived_seed(config.seed, "grid")
-        )
+        (attack,) = _grid_pirates(bench, attacker, config, [derived_seed(config.seed, "grid")])
+        planned[f"grid/{bench.victim.name}/{attacker.name}"] = attack
     records = dict(journal.run(planned))
     metrics["before"] = {
         bench.victim.name: records[f"before/{bench.victim.name}"] for bench in benches
@@ -131,25 +128,21 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     ]
     best = loss_gate.strongest(tried[: len(grid)], first.scheme, metrics["threshold"])
     attacker = grid[tried.index(best)]
-    fresh = {
-        f"strongest/{bench.victim.name}/{pirate}": _grid_pirate(
-            bench,
-            attacker,
-            config,
-            seed=derived_seed(config.seed, "strongest", v, pirate),
-            curve=pirate == 0,
-        )
-        for v, bench in enumerate(benches)
-        for pirate in range(config.strongest_pirates)
-    }
-    pirates = [record for _, record in journal.run(fresh)]
+    fresh = {}
+    for v, bench in enumerate(benches):
+        seeds = [
+            derived_seed(config.seed, "strongest", v, i) for i in range(config.strongest_pirates)
+        ]
+        for i, attack in enumerate(_grid_pirates(bench, attacker, config, seeds, points=20)):
+            fresh[f"strongest/{bench.victim.name}/{i}"] = attack
+    found = [record for _, record in journal.run(fresh)]
     metrics["grid"] = {
         "steps": config.grid.steps,
         "batch_size": config.grid.batch_size,
         "before": {bench.victim.name: records[f"before/{bench.victim.name}"] for bench in gate},
         "attackers": tried,
     }
-    metrics["strongest"] = {"attacker": attacker.name, "pirates": pirates}
+    metrics["strongest"] = {"attacker": attacker.name, "pirates": found}
     for part in (*(metrics[name] for name in papers), metrics["strongest"]):
         # A model that is not a number answers class 0 to all, which agrees with itself.
         alive = [each for each in part["pirates"] if each["finite"]]
@@ -163,44 +156,52 @@ def _before(bench: Bench) -> Callable[[], Record]:
     return lambda: bench.measure(bench.victim.params, owner=bench.owner, pirate=bench.pirate(0))
 
 
-def _pirate(
-    bench: Bench, adversary: Adversary, images: int, seed: int, *, points: int, choosing: bool
-) -> Callable[[], Record]:
-    def attack() -> Record:
-        pirate = bench.pirate(seed, choosing=choosing)
+def _pirates(
+    bench: Bench,
+    adversary: Adversary,
+    images: int,
+    seeds: Sequence[int],
+    *,
+    points: int,
+    choosing: bool,
+) -> list[Callable[[], Record]]:
+    """Returns what attacks with each seed; of the first there is a curve, where it has points."""
+
+    def first() -> Record:
+        pirate = bench.pirate(seeds[0], choosing=choosing)
         outcome = bench.attack(
             adversary,
             images=images,
-            seed=seed,
+            seed=seeds[0],
             embedded=pirate,
             marks={"owner": bench.owner, "pirate": pirate},
             points=points,
         )
         return outcome.record | ({"curve": outcome.curve} if outcome.curve else {})
 
-    return attack
+    others = pirate_attacks(bench, adversary, images=images, seeds=seeds[1:], choosing=choosing)
+    return [first, *others]
 
 
-def _paper_pirate(
-    bench: Bench, config: ml_collections.ConfigDict, seed: int, *, curve: bool
-) -> Callable[[], Record]:
+def _paper_pirates(
+    bench: Bench, config: ml_collections.ConfigDict, seeds: Sequence[int]
+) -> list[Callable[[], Record]]:
     steps = retraining.steps_of(config.epochs, images=config.images, batch_size=config.batch_size)
     adversary = attackers.paper_adversary(config, steps)
-    points = min(config.epochs, 25) if curve else 1
-    return _pirate(bench, adversary, config.images, seed, points=points, choosing=False)
+    points = min(config.epochs, 25)
+    return _pirates(bench, adversary, config.images, seeds, points=points, choosing=False)
 
 
-def _grid_pirate(
+def _grid_pirates(
     bench: Bench,
     attacker: Attacker,
     config: ml_collections.ConfigDict,
+    seeds: Sequence[int],
     *,
-    seed: int,
-    curve: bool = False,
-) -> Callable[[], Record]:
+    points: int = 1,
+) -> list[Callable[[], Record]]:
     adversary = attacker.adversary(steps=config.grid.steps, batch_size=config.grid.batch_size)
-    points = 20 if curve else 1
-    return _pirate(bench, adversary, attacker.images, seed, points=points, choosing=True)
+    return _pirates(bench, adversary, attacker.images, seeds, points=points, choosing=True)
 
 
 # For readers.
