@@ -31,6 +31,7 @@ _BATCH = flags.DEFINE_integer("batch", 64, "Clean images a step.", lower_bound=2
 _STEPS = flags.DEFINE_integer("steps", 4, "Training steps of each pirate.", lower_bound=1)
 _IMAGES = flags.DEFINE_integer("images", 500, "Images a watermark is tried on.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each way.", lower_bound=3)
+_POPULATIONS = flags.DEFINE_list("populations", ["pirates", "watermarks"], "Which to time.")
 _WORKER = flags.DEFINE_string("worker", None, "Internal: be this way, POPULATION/WAY.")
 
 # The first is what the others' ratio is of: what the experiments do.
@@ -159,7 +160,7 @@ def main(argv: list[str]) -> None:
     if _WORKER.value:
         serve(_WORKER.value)
         return
-    results = {population: compare(population) for population in _WAYS}
+    results = {population: compare(population) for population in _POPULATIONS.value}
     if _JSON.value:
         print(json.dumps(results))
         return
