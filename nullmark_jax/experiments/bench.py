@@ -241,7 +241,7 @@ def pirate_attacks(
         ).record
 
     size = populations.at_once()
-    if size == 1:
+    if size == 1 or len(seeds) == 1:
         return [partial(alone, seed) for seed in seeds]
     rounds: dict[int, list[Record]] = {}
 
