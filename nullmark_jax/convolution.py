@@ -1,9 +1,7 @@
-"""Stride-1 convolutions, bias + ReLU and 2x2 max-pooling that are fast, and differentiate fast.
+"""Stride-1 convolutions, bias + ReLU and 2x2 max-pooling that are fast, and differentiate fast, on CPUs.
 
-The functions are what their names say on every backend. On CUDA a convolution is a matrix product of its
-input's windows (`columns`): cuDNN's choice among algorithms takes a minute for a training step of the
-deeper nets, and several nets at once are to it a grouped convolution. Elsewhere but on the CPU they are what
-JAX makes of them. On XLA:CPU these are slow, and are computed otherwise here:
+The functions are what their names say on every backend; off the CPU they are what JAX makes of them.
+On XLA:CPU these are slow, and are computed otherwise here:
 
 - a convolution of one to three channels (columns are taken for channels);
 - the gradients of a convolution (the Cook-Toom method where it is faster, see `winograd`; else, where
@@ -22,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from nullmark_jax import columns, winograd
+from nullmark_jax import winograd
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -54,11 +52,10 @@ def conv2d(
       precision: as in `jax.lax.Precision`, of the gradients' products too.
     """
     convolve = partial(_convolve, padding=padding, precision=precision)
-    on_cpu = convolve
-    if images.shape[3] <= 3:
-        on_cpu = partial(_convolve_blocks, padding=padding, precision=precision)
-    on_cuda = partial(columns.conv2d, padding=padding, precision=precision)
-    return lax.platform_dependent(images, kernel, cpu=on_cpu, cuda=on_cuda, default=convolve)
+    if images.shape[3] > 3:
+        return convolve(images, kernel)
+    blocked = partial(_convolve_blocks, padding=padding, precision=precision)
+    return lax.platform_dependent(images, kernel, cpu=blocked, default=convolve)
 
 
 def _conv2d_forward(
@@ -90,10 +87,7 @@ def _conv2d_backward(
 
     # Decided when the program is lowered; only the branch of its platform is compiled.
     images, kernel = residuals
-    on_cuda = partial(columns.gradients, padding=padding, precision=precision)
-    return lax.platform_dependent(
-        images, kernel, gradient, cpu=on_cpu, cuda=on_cuda, default=elsewhere
-    )
+    return lax.platform_dependent(images, kernel, gradient, cpu=on_cpu, default=elsewhere)
 
 
 conv2d.defvjp(_conv2d_forward, _conv2d_backward)
