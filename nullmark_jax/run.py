@@ -92,6 +92,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
     marks = owner_marks(config, owner)
     check_labels(splits, marks)
     plan = make_plan(config, splits.train, count(marks))
+    initial = initial_params(config)
+    initial_digest = claim.model_digest(config.initial_model) if config.initial_model else ""
     claim_folder(folder, config)
     keep_owner(config, folder, owner)
     embeds = config.watermark.num_watermarks > 0
@@ -99,7 +101,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
         outcome.write_commitments(config, folder, owner, marks)
     # Before the training, which the source tree may not wait for.
     where = environment.describe("nullmark_jax.main")
-    params, history, seconds = train(config, folder, splits, marks, plan)
+    params, history, seconds = train(config, folder, splits, marks, plan, initial)
 
     model = models.create(config.model, config.data.num_classes, precision=config.precision)
     test = evaluation.make_evaluator(models.apply_fn(model), splits.test)(params, marks)
@@ -116,11 +118,14 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
             outcome.write_claim(config, folder, owner, digest)
         verified = outcome.verify_folder(config, folder, owner, marks, splits.test)
     outcome.draw(folder, history, splits.test, marks, config)
+    metrics = outcome.summary(test, verified, config.watermark.scheme)
+    if initial_digest:
+        metrics["initial_model_sha256"] = initial_digest
     result = {
         "experiment": "train",
         "task": config.task,
         "seed": config.seed,
-        "metrics": outcome.summary(test, verified, config.watermark.scheme),
+        "metrics": metrics,
         "paper": outcome.paper_figures(config),
         "environment": where,
         "seconds": round(seconds, 1),
@@ -190,6 +195,29 @@ def make_plan(
     return plan
 
 
+def initial_params(config: ml_collections.ConfigDict) -> models.Params:
+    """Returns the parameters that training starts from: random ones, or those of a finished run's model.
+
+    Raises:
+      InputError: the model cannot be read, or is of another network.
+    """
+    shape, num_classes = tuple(config.data.input_shape), config.data.num_classes
+    if not config.initial_model:
+        model = models.create(config.model, num_classes, precision=config.precision)
+        return models.init_params(model, jax.random.key(config.seed), shape)
+    try:
+        params = claim.read_model(
+            config.initial_model,
+            model=config.model,
+            input_shape=shape,
+            num_classes=num_classes,
+            expected_shapes=models.parameter_shapes(config.model, shape, num_classes),
+        )
+    except InputError as error:
+        raise InputError(f"config.initial_model: {error}") from error
+    return jax.tree.map(jnp.asarray, params)
+
+
 def is_resident(config: ml_collections.ConfigDict, train_split: data.Dataset) -> bool:
     """Returns whether the training set is kept on the device."""
     return train_split.images.nbytes <= config.resident_bytes
@@ -201,8 +229,9 @@ def train(
     splits: data.Splits,
     marks: Marks,
     plan: Callable[[int], batches.Batch],
+    initial: models.Params,
 ) -> tuple[models.Params, list[dict[str, Any]], float]:
-    """Trains to the last epoch from wherever the run folder stands.
+    """Trains to the last epoch from wherever the run folder stands, at first from `initial`.
 
     Returns:
       The network's final parameters, the record of each epoch, and the seconds that these took,
@@ -227,7 +256,6 @@ def train(
         augmentation=batches.Augmentation(**config.augmentation),
         average=parallel.average,
     )
-    params = models.init_params(model, jax.random.key(config.seed), tuple(config.data.input_shape))
     on_device = jax.tree.map(jnp.asarray, marks)
     projected = jax.jit(lambda params: project(params, on_device))
     resident = is_resident(config, splits.train)
@@ -238,7 +266,7 @@ def train(
         else None
     )
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        epoch, state = checkpoints.latest(training.init_state(params, optimizer))
+        epoch, state = checkpoints.latest(training.init_state(initial, optimizer))
         records = read_history(folder, epoch)
         seconds = spent = read_seconds(folder, epoch)
         with Progress(total=steps * config.epochs, done=steps * epoch) as progress:

@@ -44,9 +44,9 @@ def runs(tmp_path_factory):
 
 def run(name, runs, workdir):
     argv = [f"--config={ROOT}/configs/attacks/{name}.py:quickstart,smoke"]
-    marked = "adi" if name == "trigger_piracy" else "marked"
+    marked = "adi" if name.startswith("trigger_") else "marked"
     argv += [f"--victim={runs}/{marked}", f"--workdir={workdir}"]
-    if EXPERIMENTS[name].free and name != "functionality":
+    if EXPERIMENTS[name].free and name not in ("functionality", "trigger_false_positives"):
         argv.append(f"--victim={runs}/free")
     return experiment.main(EXPERIMENTS[name], [name, *argv])
 

@@ -230,6 +230,34 @@ def test_a_finished_run_is_evaluated_again(trained, data, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_goes_on_from_a_finished_model(trained, data, tmp_path):
+    """With steps too small to move a float32 the model that is written is the one it began with."""
+    given = trained[0] / "model.safetensors"
+    changes = {
+        "initial_model": str(given),
+        "epochs": 1,
+        "seed": 5,
+        "optimizer.name": "sgd",
+        "optimizer.learning_rate": 1e-30,
+    }
+    result = run.train_and_evaluate(tiny_task.config(data, **changes), tmp_path / "run")
+    digest = claim.model_digest(given)
+    assert claim.model_digest(tmp_path / "run" / "model.safetensors") == digest
+    assert result["metrics"]["initial_model_sha256"] == digest
+    assert "initial_model_sha256" not in trained[1]["metrics"]
+
+
+def test_an_initial_model_that_cannot_be_used_is_one_line_and_leaves_no_folder(
+    trained, data, tmp_path
+):
+    other = {"initial_model": str(trained[0] / "model.safetensors"), "data.num_classes": 4}
+    none = {"initial_model": str(tmp_path / "none.safetensors")}
+    for changes in (other, none):
+        with pytest.raises(InputError, match=r"^config.initial_model: [^\n]*$"):
+            run.train_and_evaluate(tiny_task.config(data, **changes), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
 def test_the_watermark_free_twin_with_a_key_of_its_own(data, tmp_path):
     config = tiny_task.config(
         data, **{"watermark.num_watermarks": 0, "owner.experiment_key": -1, "epochs": 4}

@@ -15,6 +15,7 @@ from nullmark_jax.experiments import (
     piracy_cost,
     pruning,
     transfer,
+    trigger_false_positives,
     trigger_piracy,
 )
 from nullmark_jax.experiments.experiment import Experiment
@@ -37,5 +38,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         input_filter,
         pattern_recovery,
         trigger_piracy,
+        trigger_false_positives,
     )
 }

@@ -26,7 +26,7 @@ from nullmark_jax.errors import InputError
 from nullmark_jax.experiments.catalogue import EXPERIMENTS
 from nullmark_jax.experiments.experiment import Experiment, Result
 from nullmark_jax.experiments.experiment import findings as findings_of
-from nullmark_jax.reports import runs
+from nullmark_jax.reports import comparison, runs
 from nullmark_jax.reports.table import Table, percent
 
 _LARGEST = 2**28
@@ -158,7 +158,32 @@ def _own_page(root: pathlib.Path, others: Sequence[str]) -> str:
         for absent, names in missing.items()
     ]
     lines += ["", "## Training", "", training_table(root).markdown(), ""]
+    lines += _compared(root)
     return _joined([*lines, *_sections(found, root, "")])
+
+
+def _compared(root: pathlib.Path) -> list[str]:
+    """Returns the section of the schemes' tables, of tasks where earlier schemes were trained."""
+    schemes_of = [variant for _, variant in comparison.SCHEMES]
+    lines: list[str] = []
+    for task in TASKS:
+        folders = [
+            root / "results" / (f"{task}-{variant}" if variant else task) for variant in schemes_of
+        ]
+        if not any(folder.is_dir() for folder in folders[1:]):
+            continue
+        training = [
+            [each for each in runs.load_results(folder) if each["metrics"]["verified"] is not None]
+            if folder.is_dir()
+            else []
+            for folder in folders
+        ]
+        attacked = [
+            {name: tasks[task] for name, tasks in load(root, variant).items() if task in tasks}
+            for variant in schemes_of
+        ]
+        lines += [comparison.table(task, training, attacked).markdown(), ""]
+    return ["## Schemes side by side", "", *lines] if lines else []
 
 
 def _variant_page(root: pathlib.Path, variant: str) -> str:

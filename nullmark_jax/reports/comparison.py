@@ -1,0 +1,212 @@
+"""The table of schemes: null embedding beside the designs before it, by what each keeps and how each falls.
+
+Made from the committed results of one task. Where attackers of one experiment differ between schemes, only
+those that all of them met are counted.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nullmark_jax import verification
+from nullmark_jax.experiments.measuring import mean_and_spread
+from nullmark_jax.reports.table import Table, percent
+
+Result = dict[str, Any]
+# Of each scheme what an experiment found, None where it was not made; to a cell each.
+Row = Callable[[Sequence[Result | None]], list[str]]
+
+# Each scheme's title, and the variant of its results.
+SCHEMES = (
+    ("null embedding", ""),
+    ("Adi et al., 100 images", "adi"),
+    ("Zhang et al., a text", "zhang"),
+)
+
+
+def counted(k: int, n: int) -> str:
+    """Returns "k of n" with the exact 95% interval of the share, in percent; "" of none."""
+    if not n:
+        return ""
+    low, high = verification.clopper_pearson(k, n)
+    return f"{k} of {n} ({100 * low:.3g} to {100 * high:.3g}%)"
+
+
+def _each(cell: Callable[[dict[str, Any]], str]) -> Row:
+    """Returns the row of cells that depend on one scheme's metrics each."""
+    return lambda results: ["" if each is None else cell(each["metrics"]) for each in results]
+
+
+def _common(results: Sequence[Result | None], names: Callable[[Any], list[Any]]) -> set[Any]:
+    """Returns what `names` finds in all results that there are."""
+    found = [set(names(each["metrics"])) for each in results if each is not None]
+    return set.intersection(*found) if found else set()
+
+
+def _false_positives(metrics: dict[str, Any]) -> str:
+    rates = [next(r for r in m["rates"] if r["threshold"] == 0.8) for m in metrics["models"]]
+    return counted(sum(r["passed"] for r in rates), sum(r["of"] for r in rates))
+
+
+def _piracy(name: str) -> Callable[[dict[str, Any]], str]:
+    def cell(metrics: dict[str, Any]) -> str:
+        part = metrics[name]
+        models = len(part["pirates"])
+        return (
+            f"{part['attacker']}: pirate {counted(part['verified'], models)}, owner "
+            f"{part['owner_verified']} of {models}, NC {mean_and_spread(part['pirates'], 'normal_accuracy')}"
+        )
+
+    return cell
+
+
+def _papers_fine_tuning(metrics: dict[str, Any]) -> str:
+    part = metrics["later"]
+    models = part["models"]
+    return (
+        f"{counted(part['verified'], len(models))}, WM {mean_and_spread(models, 'owner', 'wm')}, NC "
+        f"{mean_and_spread(models, 'normal_accuracy')}"
+    )
+
+
+def _other_fine_tuning(results: Sequence[Result | None]) -> list[str]:
+    names = _common(results, lambda metrics: [each["name"] for each in metrics["grid"]])
+
+    def cell(metrics: dict[str, Any]) -> str:
+        some = [each for each in metrics["grid"] if each["name"] in names]
+        return counted(
+            sum(each["verified"] for each in some), sum(len(each["models"]) for each in some)
+        )
+
+    return _each(cell)(results)
+
+
+def _pruning(metrics: dict[str, Any]) -> str:
+    """Of each way to prune, in how many models it takes the mark and leaves NC."""
+    found = []
+    for each in metrics["highest"]:
+        if each["attack"].startswith(("neurons", "weights")):
+            lost = [model for model in each["models"] if model is not None]
+            near = [model for model in lost if model["lost"] <= metrics["acceptable_loss"]]
+            found.append(f"{each['attack']}: {len(near)} of {len(each['models'])}")
+    return "; ".join(found)
+
+
+def _fine_pruning(results: Sequence[Result | None]) -> list[str]:
+    def key(each: dict[str, Any]) -> tuple[Any, ...]:
+        return each["order"], each["ratio"], each["learning_rate"]
+
+    keys = _common(results, lambda metrics: [key(each) for each in metrics["fine_pruning"]])
+
+    def cell(metrics: dict[str, Any]) -> str:
+        some = [each for each in metrics["fine_pruning"] if key(each) in keys]
+        verified = [bool(one) for each in some for one in each["verified"]]
+        return counted(sum(verified), len(verified))
+
+    return _each(cell)(results)
+
+
+def _rounded(metrics: dict[str, Any]) -> str:
+    parts = [
+        f"{each['format']}: {sum(map(bool, each['verified']))} of {len(each['verified'])}"
+        for each in metrics["quantised"]
+    ]
+    return "; ".join(parts)
+
+
+def _neural_cleanse(metrics: dict[str, Any]) -> str:
+    marked = [each for each in metrics["models"] if each["watermarked"]]
+    if any(each["target"] is None for each in marked):
+        some = sum(bool(each["modes"]["bounded"]["flagged"]) for each in marked)
+        return f"has no one label; some label in {some} of {len(marked)}"
+    found = [each["target"] in each["modes"]["bounded"]["flagged"] for each in marked]
+    return counted(sum(found), len(found))
+
+
+def _extraction(results: Sequence[Result | None]) -> list[str]:
+    def key(each: dict[str, Any]) -> tuple[Any, ...]:
+        return each["source"], each["answers"], each["images"]
+
+    keys = _common(results, lambda metrics: [key(each) for each in metrics["substitutes"]])
+
+    def cell(metrics: dict[str, Any]) -> str:
+        some = [each for each in metrics["substitutes"] if key(each) in keys]
+        models = [model for each in some for model in each["models"]]
+        if not models:
+            return ""
+        best = max(models, key=lambda model: model["normal_accuracy"])
+        return (
+            f"{counted(sum(model['verifies'] for model in models), len(models))}; the best: NC "
+            f"{percent(best['normal_accuracy'])}, WM {percent(best['owner']['wm'])}"
+        )
+
+    return _each(cell)(results)
+
+
+def _transfer(metrics: dict[str, Any]) -> str:
+    ways = [each["watermarked"] for each in metrics["ways"]]
+    return counted(
+        sum(each["verified"] for each in ways), sum(len(each["models"]) for each in ways)
+    )
+
+
+def _filters(metrics: dict[str, Any]) -> str:
+    some = [each for each in metrics["filters"] if each["name"] != "none"]
+    verified = [model["verified"] for each in some for model in each["models"]]
+    return counted(sum(verified), len(verified))
+
+
+# What a row is called, which experiments it is made from (the first that a scheme has), and how.
+_ROWS: tuple[tuple[str, tuple[str, ...], Row], ...] = (
+    (
+        "others' marks that verify at T = 80%",
+        ("false_positives", "trigger_false_positives"),
+        _each(_false_positives),
+    ),
+    ("piracy by the later paper's attacker", ("piracy",), _each(_piracy("later"))),
+    ("piracy by the strongest attacker found", ("piracy",), _each(_piracy("strongest"))),
+    ("owners verified after the papers' fine-tuning", ("fine_tuning",), _each(_papers_fine_tuning)),
+    ("after other fine-tuning", ("fine_tuning",), _other_fine_tuning),
+    ("pruning that takes the mark at NC at most 5 points lower", ("pruning",), _each(_pruning)),
+    ("owners verified after fine-pruning", ("pruning",), _fine_pruning),
+    ("after rounding the weights", ("pruning",), _each(_rounded)),
+    ("Neural Cleanse flags the owner's label", ("neural_cleanse",), _each(_neural_cleanse)),
+    ("owners verified on extracted substitutes", ("extraction",), _extraction),
+    ("recovered from students (transfer)", ("transfer",), _each(_transfer)),
+    ("owners verified behind input filters", ("input_filter",), _each(_filters)),
+)
+
+
+def table(
+    task: str,
+    training: Sequence[list[Result]],
+    attacked: Sequence[dict[str, Result]],
+) -> Table:
+    """Returns a task's table of schemes.
+
+    Args:
+      task: its name.
+      training: of each of `SCHEMES` the results of its owners' training, [] where there is none.
+      attacked: of each the results of attacks, by experiment.
+    """
+    rows = [
+        ["owners", *(str(len(each)) if each else "" for each in training)],
+        ["NC, %", *(_accuracy(each, "normal_accuracy") for each in training)],
+        ["WM: the owner's mark is found, %", *(_accuracy(each, "watermark_accuracy") for each in training)],
+    ]  # fmt: skip
+    for title, names, row in _ROWS:
+        found = [next((own[n] for n in names if n in own), None) for own in attacked]
+        cells = row(found)
+        if any(cells):
+            rows.append([title, *(cell or "not measured" for cell in cells)])
+    return Table(
+        f"{task}: three schemes under the same attacks",
+        ("", *(title for title, _ in SCHEMES)),
+        rows,
+        "Counts are of models, with the exact 95% interval of their share (Clopper-Pearson): of these models "
+        "and attacks, not of all there are. An attacker is counted where every scheme met it. WM of triggers "
+        "is the share that gets its labels. How each was measured stands in the experiments' sections.",
+    )
+
+
+def _accuracy(results: list[Result], name: str) -> str:
+    return mean_and_spread([each["metrics"] for each in results], name) if results else ""
