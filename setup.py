@@ -12,6 +12,7 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
+        "filelock>=3.12",  # jax's compilation cache needs it to drop what is oldest
         "flax>=0.12.0",
         "jax>=0.8.1",
         "jaxtyping>=0.2.36",  # shapes in signatures

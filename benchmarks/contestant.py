@@ -54,7 +54,9 @@ class Contestant:
       peak_memory: bytes; of the GPU where the step runs on one.
     """
 
-    def __init__(self, name: str, arguments: list[str]) -> None:
+    def __init__(
+        self, name: str, arguments: list[str], environ: dict[str, str] | None = None
+    ) -> None:
         self.name = name
         self.times: list[float] = []
         self.peak_memory = 0
@@ -62,8 +64,14 @@ class Contestant:
         self._process = subprocess.Popen(
             [sys.executable, *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            # Contestants share a GPU: none may take most of its memory at the start, as jax would.
-            env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+            # Contestants share a GPU: none may take most of its memory at the start, as jax would. And
+            # each compiles for itself.
+            env={
+                **os.environ,
+                "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+                "JAX_ENABLE_COMPILATION_CACHE": "false",
+                **(environ or {}),
+            },
         )  # fmt: skip
         self.alive = bool(self._process.stdout.readline())
         self.first_step = time.perf_counter() - started

@@ -3,6 +3,11 @@
 Warnings are errors too (pyproject.toml).
 """
 
+import os
+
+# Tests compile for themselves, theirs in processes of their own too.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+
 import jax
 
 import nullmark_jax  # noqa: F401  Sets XLA's flags before jax reads them, at its first use.

@@ -60,6 +60,15 @@ def test_populations_are_timed_each_way():
             assert way["milliseconds"] > 0 and way["peak_memory_bytes"] > 2**26
 
 
+def test_starts_with_and_without_compiled_programs_are_timed():
+    done = run("compilation_cache.py", "--json", "--tasks=digit", "--batch=2", "--rounds=1")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["digit"]
+    assert found["compiled_seconds"] > 0 and found["loaded_seconds"] > 0
+    low, high = found["lowest_and_highest"]
+    assert low == high == found["times_as_fast"]
+
+
 @pytest.mark.parametrize("values", ["2,x", ""])
 def test_a_value_that_is_no_count_is_refused(values):
     done = run("step_scaling.py", f"--batches={values}")

@@ -1,0 +1,66 @@
+"""Compiled programs kept from start to start, in the user's cache folder, least recently used dropped first.
+
+Half of a short run is XLA's compiler. What it made is loaded again where the program, its shapes, the
+compiler's flags and the machine are the same, so that results are the same bytes with and without. An entry
+that was damaged fails zlib's checksum and is compiled anew.
+
+A cache is code that is run: it lies in a folder of the user's alone. jax's own settings are left as they
+are: JAX_COMPILATION_CACHE_DIR names another folder, and JAX_ENABLE_COMPILATION_CACHE=false wants none.
+"""
+
+import hashlib
+import importlib.metadata
+import logging
+import os
+import pathlib
+import platform
+from collections.abc import Mapping
+
+import jax
+
+MAX_BYTES = 1 << 30
+# Shorter compilations are not worth a file.
+_MIN_SECONDS = 0.1
+
+
+def enable(environ: Mapping[str, str] = os.environ) -> pathlib.Path | None:
+    """Turns the cache on for the rest of the process, before anything is compiled.
+
+    Returns:
+      Its folder; None where the user's settings decide, or where the folder cannot be used, which a
+      warning says.
+    """
+    settings = jax.config.values
+    wanted = settings["jax_enable_compilation_cache"]
+    if not wanted or settings["jax_compilation_cache_dir"] is not None:
+        return None
+    folder = _folder(environ)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022:
+            raise PermissionError(f"others may write to {folder}")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(f"{folder} is not writable")
+    except OSError as error:
+        logging.getLogger(__name__).warning("programs are compiled anew at each start: %s", error)
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_SECONDS)
+    return folder
+
+
+def _folder(environ: Mapping[str, str]) -> pathlib.Path:
+    """Returns the folder of this jaxlib on this kind of processor: code of another may not run here."""
+    home = environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    kind = [platform.machine(), platform.processor()]
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        kind += sorted(
+            {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+        )
+    except OSError:  # No such file: another system than Linux.
+        kind.append(platform.platform())
+    digest = hashlib.sha256("\n".join(kind).encode()).hexdigest()[:12]
+    version = importlib.metadata.version("jaxlib")
+    return pathlib.Path(home) / "nullmark_jax" / f"jaxlib-{version}-{digest}"

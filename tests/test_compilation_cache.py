@@ -1,0 +1,122 @@
+"""Compiled programs are kept from start to start, and change no result; in fresh processes."""
+
+import json
+import os
+import pathlib
+import shutil
+import stat
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import json, sys
+import nullmark_jax
+import jax, jax.monitoring
+import jax.numpy as jnp
+from nullmark_jax import compilation_cache, process
+
+events = []
+jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
+process.prepare()
+
+@jax.jit
+def slow_to_compile(x):
+    for i in range(60):
+        x = jnp.sin(x @ x + i) / 8
+    return x
+
+answer = slow_to_compile(jnp.linspace(0, 1, 64).reshape(8, 8))
+hits = sum("cache_hits" in event for event in events)
+print(json.dumps({
+    "folder": jax.config.jax_compilation_cache_dir,
+    "size": jax.config.jax_compilation_cache_max_size,
+    "hits": hits,
+    "answer": answer.tobytes().hex(),
+}))
+"""
+
+
+def start(home, **environ):
+    """Runs the program with a cache home; returns what it found, and its stderr."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={**clean, "XDG_CACHE_HOME": str(home), **environ},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout), done.stderr
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    return home, *start(home)
+
+
+def entries(folder):
+    return sorted(pathlib.Path(folder).glob("*-cache"))
+
+
+def test_the_second_start_loads_what_the_first_compiled(first):
+    home, found, errors = first
+    assert found["hits"] == 0 and not errors
+    again, _ = start(home)
+    assert again["hits"] >= 1
+    assert again["answer"] == found["answer"]
+
+
+def test_the_folder_is_the_user_s_alone_and_of_a_capped_size(first):
+    home, found, _ = first
+    folder = pathlib.Path(found["folder"])
+    assert folder.parent == home / "nullmark_jax" and entries(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert found["size"] == 2**30
+
+
+def test_a_damaged_entry_is_compiled_anew(first, tmp_path):
+    _, found, _ = first
+    home = tmp_path / "home"
+    copy = home / "nullmark_jax" / pathlib.Path(found["folder"]).name
+    shutil.copytree(found["folder"], copy)
+    for entry in entries(copy):
+        data = bytearray(entry.read_bytes())
+        data[len(data) // 2] ^= 1
+        entry.write_bytes(data)
+    again, _ = start(home)
+    assert again["hits"] == 0
+    assert again["answer"] == found["answer"]
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [{"JAX_ENABLE_COMPILATION_CACHE": "false"}, {"JAX_COMPILATION_CACHE_DIR": "own"}],
+)
+def test_jax_s_own_settings_stand(environ, tmp_path):
+    if "JAX_COMPILATION_CACHE_DIR" in environ:
+        environ = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own")}
+    found, _ = start(tmp_path / "home", **environ)
+    assert found["folder"] == environ.get("JAX_COMPILATION_CACHE_DIR")
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_folder_that_others_may_write_to_is_not_used(first, tmp_path):
+    _, found, _ = first
+    folder = tmp_path / "home" / "nullmark_jax" / pathlib.Path(found["folder"]).name
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    again, errors = start(tmp_path / "home")
+    assert again["folder"] is None and not entries(folder)
+    assert again["answer"] == found["answer"]
+    (line,) = errors.splitlines()
+    assert line.endswith(f"compiled anew at each start: others may write to {folder}")
+
+
+def test_a_home_that_cannot_be_used_is_one_line(tmp_path):
+    (tmp_path / "home").write_text("a file")
+    found, errors = start(tmp_path / "home")
+    assert found["folder"] is None
+    assert len(errors.splitlines()) == 1 and "compiled anew at each start" in errors
