@@ -1,0 +1,124 @@
+"""A sweep for readers: one table, and a figure for each combination of what else varies."""
+
+import itertools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from matplotlib import style
+from matplotlib.figure import Figure
+
+from nullmark_jax.experiments.measuring import mean_and_spread
+from nullmark_jax.reports.curves import LOOKS
+from nullmark_jax.reports.figures import DPI, STYLE
+from nullmark_jax.reports.table import Table
+
+Result = dict[str, Any]
+_LINES = (("normal_accuracy", "NC"), ("null_accuracy", "null"), ("true_accuracy", "true"))
+
+
+def table(result: Result) -> Table:
+    """Returns NC, null and true by value, with their spread over seeds."""
+    metrics = result["metrics"]
+    rows = []
+    for group, points in _groups(metrics):
+        for value, repeated in _by_value(metrics, points):
+            found = [each["metrics"] for each in repeated]
+            verified = [each["verified"] for each in found if each["verified"] is not None]
+            rows.append(
+                [
+                    *group,
+                    _shown(value),
+                    str(len(found)),
+                    *(mean_and_spread(found, name) for name, _ in _LINES),
+                    f"{sum(verified)} of {len(verified)}" if verified else "",
+                ]
+            )
+    dead = metrics["dead"]
+    missing = "; ".join(f"{name} ({line})" for name, line in dead.items())
+    return Table(
+        f"{result['task']}: {metrics['axis']}, %: mean (lowest to highest) over seeds",
+        (*metrics["groups"], metrics["axis"], "runs", "NC", "null", "true", "verified"),
+        rows,
+        f"Not trained: {missing}." if dead else "",
+    )
+
+
+def _groups(metrics: dict[str, Any]) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
+    """Yields the points of each combination of the other varying fields, with its values as text."""
+
+    def key(point: dict[str, Any]) -> list[str]:
+        return [_shown(point["values"][field]) for field in metrics["groups"]]
+
+    order = {tuple(key(point)): None for point in metrics["points"]}
+    for group in order:
+        yield list(group), [point for point in metrics["points"] if tuple(key(point)) == group]
+
+
+def _by_value(
+    metrics: dict[str, Any], points: list[dict[str, Any]]
+) -> list[tuple[Any, list[dict[str, Any]]]]:
+    """Returns the points of each value of the swept field: numbers ascending, others as they came."""
+    axis = metrics["axis"]
+    found: dict[str, list[dict[str, Any]]] = {}
+    for point in points:
+        found.setdefault(repr(point["values"][axis]), []).append(point)
+    pairs = [(each[0]["values"][axis], each) for each in found.values()]
+    return sorted(pairs, key=lambda pair: pair[0]) if _numbers(pairs) else pairs
+
+
+def _numbers(pairs: list[tuple[Any, list[dict[str, Any]]]]) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value, _ in pairs)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _figure_name(group: list[str]) -> str:
+    return "-".join(["sweep", *(re.sub(r"[^\w.+-]", "_", each) for each in group)])
+
+
+def captions(result: Result) -> dict[str, str]:
+    """Returns what each figure shows, by its name."""
+    metrics = result["metrics"]
+    return {
+        _figure_name(group): "The mean over seeds; the bars reach from the lowest to the highest."
+        for group, _ in _groups(metrics)
+    }
+
+
+@style.context(STYLE)
+def draw(result: Result) -> dict[str, Figure]:
+    """Returns NC, null and true against the swept field, a figure for each group."""
+    metrics = result["metrics"]
+    drawn = {}
+    for group, points in _groups(metrics):
+        pairs = _by_value(metrics, points)
+        values = [value for value, _ in pairs]
+        figure = Figure(figsize=(8, 5), dpi=DPI)
+        axes = figure.subplots()
+        at: Any = values if _numbers(pairs) else np.arange(len(pairs))
+        for (name, label), (colour, marker, dash) in zip(_LINES, LOOKS, strict=False):
+            spreads = [[each["metrics"][name] for each in repeated] for _, repeated in pairs]
+            if any(value is None for value in itertools.chain.from_iterable(spreads)):
+                continue  # Of triggers, which have no null embedding.
+            middle = np.asarray([100 * np.mean(each) for each in spreads])
+            low = middle - [100 * min(each) for each in spreads]
+            high = [100 * max(each) for each in spreads] - middle
+            axes.errorbar(
+                at, middle, yerr=np.maximum([low, high], 0), color=colour, marker=marker,
+                linestyle=dash, linewidth=2, capsize=3, label=label,
+            )  # fmt: skip
+        axes.axhline(100 * metrics["threshold"], color="black", linestyle=":", label="threshold")
+        if not _numbers(pairs):
+            axes.set_xticks(at, [_shown(value) for value in values])
+        elif min(values) > 0 and max(values) >= 100 * min(values):
+            axes.set_xscale("log")
+        axes.set(xlabel=metrics["axis"], ylabel="test images, %", ylim=(-3, 103))
+        axes.grid(color="#DDDDDD")
+        axes.set_title(", ".join([result["task"], *group]))
+        figure.legend(loc="outside lower center", ncols=4)
+        drawn[_figure_name(group)] = figure
+    return drawn

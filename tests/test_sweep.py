@@ -1,0 +1,229 @@
+"""Sweeps: their points, their commands, the runner with real trainings, and what readers get."""
+
+import json
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny_task
+
+from nullmark_jax import config as configs
+from nullmark_jax import sweep
+from nullmark_jax.errors import InputError
+from nullmark_jax.reports import sweeps
+
+FOLDER = pathlib.Path(__file__).parents[1] / "configs" / "sweeps"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+# ml_collections loads a config file by a method that Python will drop.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+SWEEP = """
+
+def sweep(add):
+    for seed in (0, 1):
+        for value in (20.0, 5.0):
+            add({"watermark.extreme_value": value, "seed": seed, "owner.experiment_key": seed})
+    add({"watermark.extreme_value": 7.0, "data.path": "nowhere.npz", "seed": 3})
+"""
+
+
+@pytest.fixture(scope="module")
+def sweep_file(tmp_path_factory):
+    """The tiny task, four points of it and one that cannot be trained."""
+    path = tiny_task.write(tmp_path_factory.mktemp("sweep"))
+    path.write_text(path.read_text() + SWEEP)
+    return path
+
+
+def answer(capsys, *arguments):
+    status = sweep.main(["sweep", *map(str, arguments)])
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err.splitlines()
+
+
+@pytest.mark.parametrize("task", configs.TASKS)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_sweep_is_one_of_every_task_that_it_fits(name, task):
+    path = FOLDER / f"{name}.py"
+    config = sweep.task_config(str(path), task)
+    points = sweep.points_of(path, config)
+    axis, groups = sweep.axes_of(points)
+    assert axis.endswith(name) and groups == (
+        ["watermark.scheme"] if name == "extreme_value" else []
+    )
+    assert len({point.values["seed"] for point in points}) == 3
+
+
+def test_a_task_s_recipe_follows_a_comma():
+    path = str(FOLDER / "precision.py")
+    paper = sweep.task_config(path, "digit,paper")
+    assert paper.epochs == 300 != sweep.task_config(path, "digit").epochs
+    with pytest.raises(InputError, match=r"^--config: 'chess' is no task; take FILE.py:TASK"):
+        sweep.task_config(path, "chess")
+
+
+def test_the_commands_are_the_main_program_s(capsys, sweep_file, tmp_path):
+    given = ["--config.epochs=3", "--config.batch_size=8"]
+    status, out, _ = answer(
+        capsys, f"--config={sweep_file}", *given, f"--workdir={tmp_path / 'run'}", "--dry_run"
+    )
+    assert status == 0 and not (tmp_path / "run").exists()
+    first, *_, last = (shlex.split(line) for line in out.splitlines())
+    assert first == [
+        "python", "-m", "nullmark_jax.main", f"--config={sweep_file}", *given,
+        "--config.watermark.extreme_value=20.0", "--config.seed=0", "--config.owner.experiment_key=0",
+        f"--workdir={tmp_path}/run/points/extreme_value=20.0,seed=0",
+    ]  # fmt: skip
+    assert "--config.data.path=nowhere.npz" in last
+    assert last[-1] == f"--workdir={tmp_path}/run/points/extreme_value=7.0,path=nowhere.npz,seed=3"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no sweep(add)"),
+        ("def sweep(add): pass", "adds no point"),
+        ("def sweep(add): add({'epoch': 1})", "the point epoch=1:"),
+        ("def sweep(add): add({'epochs': 0})", "the point epochs=0: config.epochs"),
+        ("def sweep(add):\n add({'seed': 1})\n add({'seed': 1})", "adds seed=1 twice"),
+        ("def sweep(add):\n add({'seed': 1})\n add({'seed': 2})", "varies nothing but seeds"),
+    ],
+)
+def test_a_sweep_that_is_none_is_one_line_and_leaves_nothing(capsys, tmp_path, text, message):
+    path = tiny_task.write(tmp_path)
+    path.write_text(f"{path.read_text()}\n{text}\n")
+    status, _, lines = answer(capsys, f"--config={path}", f"--workdir={tmp_path / 'run'}")
+    assert status == 2 and len(lines) == 1
+    assert lines[0].startswith("--config: ") and message in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--jobs=0", "--jobs: 0 must be at least 1"),
+        ("--only=5", "--only: 5 is no point; give 0 to 4"),
+    ],
+)
+def test_flags_out_of_range_are_one_line(capsys, sweep_file, tmp_path, flag, message):
+    status, _, lines = answer(
+        capsys, f"--config={sweep_file}", f"--workdir={tmp_path / 'run'}", flag
+    )
+    assert status == 2 and lines[0].startswith(message) and len(lines) == 1
+
+
+def result_of(points, axis="loss.inject_ratio", groups=()):
+    """A sweep's result of points (values, NC, null or None)."""
+    found = [
+        {
+            "name": str(i),
+            "values": values,
+            "metrics": {
+                "normal_accuracy": nc,
+                "null_accuracy": null,
+                "true_accuracy": 1.0,
+                "verified": null is None or null > 0.8,
+            },
+        }
+        for i, (values, nc, null) in enumerate(points)
+    ]
+    metrics = {"axis": axis, "groups": list(groups), "threshold": 0.8, "points": found, "dead": {}}
+    return {"task": "digit", "metrics": metrics}
+
+
+def test_the_table_has_a_row_a_value_with_its_spread_over_seeds():
+    result = result_of(
+        [
+            ({"loss.inject_ratio": 0.5, "seed": 0}, 0.98, 0.9),
+            ({"loss.inject_ratio": 0.25, "seed": 0}, 0.97, 0.7),
+            ({"loss.inject_ratio": 0.5, "seed": 1}, 0.96, 0.8),
+        ]
+    )
+    result["metrics"]["dead"] = {"seed=4": "no disk"}
+    table = sweeps.table(result)
+    assert [list(row) for row in table.rows] == [
+        ["0.25", "1", "97.00", "70.00", "100.00", "0 of 1"],
+        ["0.5", "2", "97.00 (96.00 to 98.00)", "85.00 (80.00 to 90.00)", "100.00", "1 of 2"],
+    ]
+    assert table.note == "Not trained: seed=4 (no disk)."
+
+
+def test_each_group_has_a_figure_of_its_own_and_triggers_no_null_line():
+    scheme, axis = "watermark.scheme", "loss.inject_ratio"
+    result = result_of(
+        [
+            ({axis: 0.5, scheme: "adi"}, 0.98, None),
+            ({axis: 0.25, scheme: "null-embedding"}, 0.98, 0.9),
+            ({axis: 0.5, scheme: "null-embedding"}, 0.98, 0.9),
+        ],
+        groups=[scheme],
+    )
+    drawn = sweeps.draw(result)
+    assert drawn.keys() == sweeps.captions(result).keys()
+    assert sorted(drawn) == ["sweep-adi", "sweep-null-embedding"]
+    labels = {
+        name: {text.get_text() for text in figure.legends[0].get_texts()}
+        for name, figure in drawn.items()
+    }
+    assert labels["sweep-adi"] == {"NC", "true", "threshold"}
+    assert labels["sweep-null-embedding"] == {"NC", "null", "true", "threshold"}
+
+
+@pytest.fixture(scope="module")
+def swept(sweep_file, tmp_path_factory):
+    """The sweep, run to its end as a user does, killed once while it trains."""
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    command = [sys.executable, "-m", "nullmark_jax.sweep", f"--config={sweep_file}", "--jobs=2"]
+    command.append(f"--workdir={workdir}")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as killed:
+        until = time.monotonic() + 120
+        while not list(workdir.glob("points/*/checkpoints")) and time.monotonic() < until:
+            time.sleep(0.05)
+        killed.send_signal(signal.SIGTERM)
+        assert killed.wait() == 143
+    assert not (workdir / "result.json").exists()
+    return workdir, command, subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_a_dead_point_is_reported_and_the_others_are_trained(swept):
+    workdir, _, done = swept
+    assert done.returncode == 1, done.stderr
+    result = json.loads((workdir / "result.json").read_text())
+    (name,) = result["metrics"]["dead"]
+    assert name == "extreme_value=7.0,path=nowhere.npz,seed=3"
+    assert "nowhere.npz" in result["metrics"]["dead"][name]
+    assert f"{name}: is not trained: " in done.stderr
+    assert len(result["metrics"]["points"]) == 4
+    for point in result["metrics"]["points"]:
+        own = json.loads((workdir / "points" / point["name"] / "result.json").read_text())
+        assert own["metrics"] == point["metrics"]
+    # The field that the dead one alone sets is the config's in the others.
+    usual = json.loads((workdir / "config.json").read_text())["data"]["path"]
+    assert {point["values"]["data.path"] for point in result["metrics"]["points"]} == {usual}
+    (figure,) = (workdir / "figures").glob("*.png")
+    assert figure.name.startswith("sweep-") and figure.name.endswith("tiny.npz.png")
+    assert "Not trained" in (workdir / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_finished_sweep_trains_nothing_again(swept):
+    workdir, command, _ = swept
+    before = {path: path.stat().st_mtime_ns for path in workdir.glob("points/*/result.json")}
+    only = subprocess.run([*command, "--only=1"], capture_output=True, text=True)
+    assert only.returncode == 0 and not only.stdout
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 1  # The dead one is tried again.
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+@pytest.mark.slow
+def test_another_config_s_folder_is_refused(swept):
+    workdir, command, _ = swept
+    other = subprocess.run([*command, "--config.epochs=9"], capture_output=True, text=True)
+    assert other.returncode == 2
+    assert other.stderr.startswith(f"--workdir: {workdir} holds the run of another config")
