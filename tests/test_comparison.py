@@ -80,12 +80,21 @@ def test_extraction_names_the_best_substitute_of_the_common_ones():
     theirs = [substitute("ood", 5, False, 0.7, 0.2)]
     rows = rows_of(
         [
-            {"extraction": {"metrics": {"substitutes": mine}}},
-            {"extraction": {"metrics": {"substitutes": theirs}}},
+            {
+                "extraction": {
+                    "metrics": {"substitutes": mine, "before": [{"normal_accuracy": 0.82}]}
+                }
+            },
+            {
+                "extraction": {
+                    "metrics": {"substitutes": theirs, "before": [{"normal_accuracy": 0.9}]}
+                }
+            },
             {},
         ]
     )
-    ours, others, none = rows["owners verified on extracted substitutes"]
-    assert ours == "1 of 1 (2.5 to 100%); the best: NC 80.00, WM 85.00"
-    assert others == "0 of 1 (0 to 97.5%); the best: NC 70.00, WM 20.00"
+    title = "owners verified on extracted substitutes of at most 5 points less NC"
+    ours, others, none = rows[title]
+    assert ours == "1 of 1 (2.5 to 100%), of all 1 of 1; the best: NC 80.00, WM 85.00"
+    assert others == "none is useful, of all 0 of 1; the best: NC 70.00, WM 20.00"
     assert none == "not measured"
