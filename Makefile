@@ -24,7 +24,7 @@ test: install
 		-n auto --dist loadfile
 
 test-slow: install
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -m slow -n auto --dist loadfile
 
 lint: install
 	$(RUN) -m ruff check .
