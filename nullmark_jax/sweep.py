@@ -12,6 +12,7 @@ Exit status: 0 every point is trained, 1 some are not, 2 unusable input, 130 or 
 
 import importlib.util
 import itertools
+import os
 import pathlib
 import re
 import shlex
@@ -46,10 +47,12 @@ class Point(NamedTuple):
     Attributes:
       name: of its folder, "extreme_value=10,seed=0" say.
       values: its config's fields that the sweep sets, by their dotted names.
+      config: the whole of it.
     """
 
     name: str
     values: Values
+    config: ml_collections.ConfigDict
 
 
 def task_config(sweep_file: str, argument: str | None) -> ml_collections.ConfigDict:
@@ -95,17 +98,23 @@ def points_of(path: pathlib.Path, config: ml_collections.ConfigDict) -> list[Poi
     if not callable(sweep):
         raise InputError(f"--config: {path} has no sweep(add); give a file of configs/sweeps/")
     added: list[Values] = []
-    sweep(lambda values: added.append(dict(values)))
+    try:
+        sweep(lambda values: added.append(dict(values)))
+    except Exception as error:  # It is code, which may raise anything.
+        raise InputError(f"--config: {path}: sweep(add) ended in {error!r}; mend it") from error
     if not added:
         raise InputError(f"--config: {path} adds no point; let sweep(add) call add(values)")
-    points = [Point(_name(values), values) for values in added]
-    for point in points:
+    points = []
+    for values in added:
         changed = config.copy_and_resolve_references()
         try:
-            changed.update_from_flattened_dict(point.values)
+            changed.update_from_flattened_dict(values)
             configs.check(changed)
         except (InputError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"--config: {path}: the point {point.name}: {error}") from error
+            raise InputError(f"--config: {path}: the point {_name(values)}: {error}") from error
+        # As the config holds them: 2000 of a field of floats is 2000.0.
+        typed = {field: _field(changed, field) for field in values}
+        points.append(Point(_name(typed), typed, changed))
     names = [point.name for point in points]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
@@ -114,7 +123,9 @@ def points_of(path: pathlib.Path, config: ml_collections.ConfigDict) -> list[Poi
 
 
 def _name(values: Mapping[str, Any]) -> str:
-    named = {field: value for field, value in values.items() if field != SEEDS[1]} or values
+    # Owners' keys mostly go with the seed.
+    alike = values.get(SEEDS[1]) == values.get(SEEDS[0])
+    named = {k: value for k, value in values.items() if k != SEEDS[1] or not alike}
     shown = (f"{field.rpartition('.')[2]}={value}" for field, value in named.items())
     return re.sub(r"[^\w.,=+-]", "_", ",".join(shown))
 
@@ -167,8 +178,16 @@ def run_points(
     on when they are started again.
 
     Returns:
-      For each point without a result, by name, the last line that it printed.
+      For each point without a result, by name, how it ended and the last line that it printed.
+
+    Raises:
+      InputError: a point's folder holds the run of another config, or cannot be written.
     """
+    for point in points:
+        _check_point(workdir, point)
+    # Points at the same time share a GPU: none may take most of its memory at the start, as jax would.
+    environ = dict(os.environ) | ({"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if jobs > 1 else {})
+    ends: dict[str, str] = {}
     waiting = [
         (point, command)
         for point, command in zip(points, commands, strict=True)
@@ -184,11 +203,14 @@ def run_points(
             while waiting or running:
                 while waiting and len(running) < jobs:
                     point, command = waiting.pop(0)
-                    with open(_log_path(workdir, point), "ab") as log:
-                        running.append((point, subprocess.Popen(command, stdout=log, stderr=log)))
+                    with open(_log_path(workdir, point), "wb") as log:
+                        started = subprocess.Popen(command, stdout=log, stderr=log, env=environ)
+                    running.append((point, started))
                 ended = [each for each in running if each[1].poll() is not None]
                 for point, process in ended:
                     running.remove((point, process))
+                    last = _last_line(_log_path(workdir, point))
+                    ends[point.name] = f"exit status {process.returncode}: {last}"
                     progress.advance(1)
                     alive = _result_path(workdir, point).exists()
                     progress.say(f"{point.name}: {'done' if alive else 'DEAD'}")
@@ -200,10 +222,20 @@ def run_points(
             for _, process in running:
                 process.wait()
     return {
-        point.name: _last_line(_log_path(workdir, point))
+        point.name: ends[point.name]
         for point in points
         if not _result_path(workdir, point).exists()
     }
+
+
+def _check_point(workdir: pathlib.Path, point: Point) -> None:
+    """Raises InputError where the point's folder holds the run of another config."""
+    path = _folder(workdir, point) / "config.json"
+    if path.exists() and files.read_bounded(path, _LARGEST) != to_json(point.config.to_dict()):
+        raise InputError(
+            f"--workdir: {path.parent} holds the run of another config (config.json differs); give "
+            "another folder, or remove that run"
+        )
 
 
 def _result_path(workdir: pathlib.Path, point: Point) -> pathlib.Path:
@@ -227,22 +259,30 @@ def collect(
 ) -> dict[str, Any]:
     """Returns what result.json of a sweep holds, from those of its points."""
     axis, groups = axes_of(points)
-    usual = {field: _field(config, field) for field in (axis, *groups)}
     found = []
     for point in points:
         if point.name not in dead:
             text = files.read_bounded(_result_path(workdir, point), _LARGEST)
             result = checks.json_object(text)
+            fields = dict.fromkeys([axis, *groups, *point.values])
             found.append(
                 {
                     "name": point.name,
-                    "values": usual | point.values,
+                    "values": {field: _field(point.config, field) for field in fields},
+                    "scheme": point.config.watermark.scheme,
                     "metrics": result["metrics"],
                     "commit": result["environment"]["commit"],
                     "device": result["environment"]["device"],
                     "seconds": result["seconds"],
                 }
             )
+    where = environment.describe("nullmark_jax.sweep")
+    for name in (
+        "commit",
+        "device",
+    ):  # Of all trainings: the points may have been made at other times.
+        every = dict.fromkeys(each[name] or "unknown" for each in found)
+        where[name] = " and ".join(every) or where[name]
     return {
         "experiment": "sweep",
         "task": config.task,
@@ -255,7 +295,7 @@ def collect(
             "dead": dict(dead),
         },
         "paper": {},
-        "environment": environment.describe("nullmark_jax.sweep"),
+        "environment": where,
         "seconds": round(sum(each["seconds"] for each in found), 1),
     }
 
@@ -277,8 +317,19 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_integer("jobs", 1, "Points trained at a time.", flag_values=flag_values)
     flags.DEFINE_integer("only", None, "Run this point alone, from 0.", flag_values=flag_values)
     flags.DEFINE_bool("dry_run", False, "Print the commands alone.", flag_values=flag_values)
-    given = [each for each in argv[1:] if re.match(r"--?config[=.]", each)]
+    given = _config_arguments(argv[1:])
     return program.run(lambda values: _main(values, given), flag_values, argv, __doc__ or "")
+
+
+def _config_arguments(arguments: Sequence[str]) -> list[str]:
+    """Returns those of --config and --config.FIELD, each as one argument with its value."""
+    found, rest = [], iter(arguments)
+    for each in rest:
+        if re.match(r"--?config[=.]", each) and "=" in each:
+            found.append(each)
+        elif re.fullmatch(r"--?config(\.[\w.]+)?", each):
+            found.append(f"{each}={next(rest, '')}")
+    return found
 
 
 def _main(flag_values: flags.FlagValues, given: list[str]) -> int:
@@ -288,18 +339,18 @@ def _main(flag_values: flags.FlagValues, given: list[str]) -> int:
     path = pathlib.Path(filename.partition(":")[0])
     points = points_of(path, config)
     axes_of(points)
+    only = flag_values.only
     if flag_values.jobs < 1:
         raise InputError(f"--jobs: {flag_values.jobs} must be at least 1; give 1")
+    if only is not None and not 0 <= only < len(points):
+        raise InputError(f"--only: {only} is no point; give 0 to {len(points) - 1}")
     workdir = pathlib.Path(flag_values.workdir or f"runs/sweep-{path.stem}-{config.task}")
     commands = [command_of(point, given, workdir) for point in points]
     if flag_values.dry_run:
         print("\n".join(shlex.join(["python", *command[1:]]) for command in commands))
         return 0
-    _claim(workdir, config)
-    only = flag_values.only
+    _claim(workdir, config, points)
     if only is not None:
-        if not 0 <= only < len(points):
-            raise InputError(f"--only: {only} is no point; give 0 to {len(points) - 1}")
         dead = run_points(points[only : only + 1], commands[only : only + 1], workdir, 1)
         return _report_dead(dead)
     dead = run_points(points, commands, workdir, flag_values.jobs)
@@ -310,13 +361,21 @@ def _main(flag_values: flags.FlagValues, given: list[str]) -> int:
     return _report_dead(dead)
 
 
-def _claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Makes the folder, or finds this sweep's there; others may be at work in it, as an array's tasks are."""
-    check_folder(workdir, config)
+def _claim(
+    workdir: pathlib.Path, config: ml_collections.ConfigDict, points: Sequence[Point]
+) -> None:
+    """Makes the folder, or finds this sweep's there; others may be at work in it, as an array's tasks are.
+
+    Raises:
+      InputError: it holds another sweep, of another config or with other points, or something else.
+    """
+    stated = config.copy_and_resolve_references().unlock()
+    stated.sweep = [point.values for point in points]
+    check_folder(workdir, stated)
     with files.writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / "config.json").exists():
-        files.write_whole(workdir / "config.json", to_json(config.to_dict()))
+        files.write_whole(workdir / "config.json", to_json(stated.to_dict()))
 
 
 def write(workdir: pathlib.Path, result: dict[str, Any]) -> None:

@@ -82,6 +82,25 @@ def test_the_commands_are_the_main_program_s(capsys, sweep_file, tmp_path):
     assert last[-1] == f"--workdir={tmp_path}/run/points/extreme_value=7.0,path=nowhere.npz,seed=3"
 
 
+def test_a_flag_may_have_its_value_behind_it(capsys, sweep_file, tmp_path):
+    together = [f"--config={sweep_file}", "--config.epochs=3", f"--workdir={tmp_path / 'run'}"]
+    apart = ["--config", sweep_file, "--config.epochs", "3", "--workdir", tmp_path / "run"]
+    assert answer(capsys, *together, "--dry_run") == answer(capsys, *apart, "--dry_run")
+
+
+def test_points_may_differ_in_the_owner_s_key_alone_and_values_are_the_field_s(tmp_path):
+    path = tmp_path / "sweep.py"
+    path.write_text(
+        "def sweep(add):\n for key in (0, 1):\n  for value in (20, 20.5):\n"
+        "   add({'watermark.extreme_value': value, 'owner.experiment_key': key})\n"
+    )
+    config = sweep.task_config(str(FOLDER / "precision.py"), "digit")
+    points = sweep.points_of(path, config)
+    assert points[0].name == "extreme_value=20.0,experiment_key=0"
+    assert isinstance(points[0].values["watermark.extreme_value"], float)
+    assert points[3].config.owner.experiment_key == 1 != config.owner.experiment_key
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -91,6 +110,7 @@ def test_the_commands_are_the_main_program_s(capsys, sweep_file, tmp_path):
         ("def sweep(add): add({'epochs': 0})", "the point epochs=0: config.epochs"),
         ("def sweep(add):\n add({'seed': 1})\n add({'seed': 1})", "adds seed=1 twice"),
         ("def sweep(add):\n add({'seed': 1})\n add({'seed': 2})", "varies nothing but seeds"),
+        ("def sweep(add): nothing", "sweep(add) ended in NameError"),
     ],
 )
 def test_a_sweep_that_is_none_is_one_line_and_leaves_nothing(capsys, tmp_path, text, message):
@@ -114,14 +134,16 @@ def test_flags_out_of_range_are_one_line(capsys, sweep_file, tmp_path, flag, mes
         capsys, f"--config={sweep_file}", f"--workdir={tmp_path / 'run'}", flag
     )
     assert status == 2 and lines[0].startswith(message) and len(lines) == 1
+    assert not (tmp_path / "run").exists()
 
 
-def result_of(points, axis="loss.inject_ratio", groups=()):
+def result_of(points, axis="loss.inject_ratio", groups=(), scheme="null-embedding"):
     """A sweep's result of points (values, NC, null or None)."""
     found = [
         {
             "name": str(i),
             "values": values,
+            "scheme": scheme,
             "metrics": {
                 "normal_accuracy": nc,
                 "null_accuracy": null,
@@ -149,7 +171,23 @@ def test_the_table_has_a_row_a_value_with_its_spread_over_seeds():
         ["0.25", "1", "97.00", "70.00", "100.00", "0 of 1"],
         ["0.5", "2", "97.00 (96.00 to 98.00)", "85.00 (80.00 to 90.00)", "100.00", "1 of 2"],
     ]
-    assert table.note == "Not trained: seed=4 (no disk)."
+    assert table.note.endswith(" Not trained: seed=4 (no disk).")
+
+
+def test_null_and_true_are_what_the_scheme_s_test_asks_of_every_watermark():
+    metrics = {
+        "normal_accuracy": 0.9,
+        "null_accuracy": 0.8,
+        "null_agreement": 0.7,
+        "true_accuracy": 1.0,
+    }
+    one = {"scheme": "null-embedding", "metrics": metrics}
+    assert sweeps.accuracies(one) == {"NC": 0.9, "null": 0.8, "true": 1.0}
+    each = {"each_null_accuracy": [0.8, 0.3], "each_true_accuracy": [1.0, 0.9]}
+    several = {"scheme": "null-embedding", "metrics": metrics | each}
+    assert sweeps.accuracies(several) == {"NC": 0.9, "null": 0.3, "true": 0.9}
+    filters = {"scheme": "wonder-filter", "metrics": metrics}
+    assert sweeps.accuracies(filters)["null"] == 0.7
 
 
 def test_each_group_has_a_figure_of_its_own_and_triggers_no_null_line():
@@ -197,13 +235,15 @@ def test_a_dead_point_is_reported_and_the_others_are_trained(swept):
     (name,) = result["metrics"]["dead"]
     assert name == "extreme_value=7.0,path=nowhere.npz,seed=3"
     assert "nowhere.npz" in result["metrics"]["dead"][name]
-    assert f"{name}: is not trained: " in done.stderr
+    assert f"{name}: is not trained: exit status 2: " in done.stderr
     assert len(result["metrics"]["points"]) == 4
     for point in result["metrics"]["points"]:
         own = json.loads((workdir / "points" / point["name"] / "result.json").read_text())
         assert own["metrics"] == point["metrics"]
     # The field that the dead one alone sets is the config's in the others.
-    usual = json.loads((workdir / "config.json").read_text())["data"]["path"]
+    stated = json.loads((workdir / "config.json").read_text())
+    assert len(stated["sweep"]) == 5
+    usual = stated["data"]["path"]
     assert {point["values"]["data.path"] for point in result["metrics"]["points"]} == {usual}
     (figure,) = (workdir / "figures").glob("*.png")
     assert figure.name.startswith("sweep-") and figure.name.endswith("tiny.npz.png")
@@ -222,8 +262,26 @@ def test_a_finished_sweep_trains_nothing_again(swept):
 
 
 @pytest.mark.slow
-def test_another_config_s_folder_is_refused(swept):
+def test_another_sweep_s_folder_is_refused(swept, sweep_file):
     workdir, command, _ = swept
     other = subprocess.run([*command, "--config.epochs=9"], capture_output=True, text=True)
     assert other.returncode == 2
     assert other.stderr.startswith(f"--workdir: {workdir} holds the run of another config")
+    # Of the same names: another key.
+    text = sweep_file.read_text()
+    sweep_file.write_text(text.replace('"owner.experiment_key": seed', '"epochs": 2'))
+    other = subprocess.run(command, capture_output=True, text=True)
+    sweep_file.write_text(text)
+    assert other.returncode == 2 and "holds the run of another config" in other.stderr
+
+
+@pytest.mark.slow
+def test_a_point_s_folder_of_another_config_is_not_taken_for_it(swept):
+    workdir, command, _ = swept
+    config = next(workdir.glob("points/extreme_value=5.0*/config.json"))
+    text = config.read_text()
+    config.write_text(text.replace('"epochs": 2', '"epochs": 3'))
+    other = subprocess.run(command, capture_output=True, text=True)
+    config.write_text(text)
+    assert other.returncode == 2
+    assert other.stderr.startswith(f"--workdir: {config.parent} holds the run of another config")

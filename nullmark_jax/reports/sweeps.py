@@ -1,6 +1,5 @@
 """A sweep for readers: one table, and a figure for each combination of what else varies."""
 
-import itertools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +14,23 @@ from nullmark_jax.reports.figures import DPI, STYLE
 from nullmark_jax.reports.table import Table
 
 Result = dict[str, Any]
-_LINES = (("normal_accuracy", "NC"), ("null_accuracy", "null"), ("true_accuracy", "true"))
+_NAMES = ("NC", "null", "true")
+
+
+def accuracies(point: dict[str, Any]) -> dict[str, float | None]:
+    """Returns a point's NC, null and true, of several watermarks the lowest.
+
+    Null is what the scheme's test asks for: agreement with the model's own answer for "wonder-filter"; None
+    of triggers.
+    """
+    metrics = point["metrics"]
+    null = metrics["null_accuracy"]
+    if point["scheme"] == "wonder-filter":
+        null = metrics["null_agreement"]
+    elif null is not None:
+        null = min(metrics.get("each_null_accuracy") or [null])
+    true = min(metrics.get("each_true_accuracy") or [metrics["true_accuracy"]])
+    return {"NC": metrics["normal_accuracy"], "null": null, "true": true}
 
 
 def table(result: Result) -> Table:
@@ -24,14 +39,15 @@ def table(result: Result) -> Table:
     rows = []
     for group, points in _groups(metrics):
         for value, repeated in _by_value(metrics, points):
-            found = [each["metrics"] for each in repeated]
-            verified = [each["verified"] for each in found if each["verified"] is not None]
+            found = [accuracies(each) for each in repeated]
+            every = [each["metrics"]["verified"] for each in repeated]
+            verified = [each for each in every if each is not None]
             rows.append(
                 [
                     *group,
                     _shown(value),
                     str(len(found)),
-                    *(mean_and_spread(found, name) for name, _ in _LINES),
+                    *(mean_and_spread(found, name) for name in _NAMES),
                     f"{sum(verified)} of {len(verified)}" if verified else "",
                 ]
             )
@@ -41,7 +57,8 @@ def table(result: Result) -> Table:
         f"{result['task']}: {metrics['axis']}, %: mean (lowest to highest) over seeds",
         (*metrics["groups"], metrics["axis"], "runs", "NC", "null", "true", "verified"),
         rows,
-        f"Not trained: {missing}." if dead else "",
+        "Of several watermarks the lowest; null of wonder filters is agreement with the model's own answer."
+        + (f" Not trained: {missing}." if dead else ""),
     )
 
 
@@ -66,6 +83,10 @@ def _by_value(
         found.setdefault(repr(point["values"][axis]), []).append(point)
     pairs = [(each[0]["values"][axis], each) for each in found.values()]
     return sorted(pairs, key=lambda pair: pair[0]) if _numbers(pairs) else pairs
+
+
+def _present(values: list[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
 def _numbers(pairs: list[tuple[Any, list[dict[str, Any]]]]) -> bool:
@@ -100,16 +121,16 @@ def draw(result: Result) -> dict[str, Figure]:
         figure = Figure(figsize=(8, 5), dpi=DPI)
         axes = figure.subplots()
         at: Any = values if _numbers(pairs) else np.arange(len(pairs))
-        for (name, label), (colour, marker, dash) in zip(_LINES, LOOKS, strict=False):
-            spreads = [[each["metrics"][name] for each in repeated] for _, repeated in pairs]
-            if any(value is None for value in itertools.chain.from_iterable(spreads)):
-                continue  # Of triggers, which have no null embedding.
+        for name, (colour, marker, dash) in zip(_NAMES, LOOKS, strict=False):
+            spreads = [_present([accuracies(each)[name] for each in own]) for _, own in pairs]
+            if not all(spreads):
+                continue  # Null of triggers, which have none.
             middle = np.asarray([100 * np.mean(each) for each in spreads])
             low = middle - [100 * min(each) for each in spreads]
             high = [100 * max(each) for each in spreads] - middle
             axes.errorbar(
                 at, middle, yerr=np.maximum([low, high], 0), color=colour, marker=marker,
-                linestyle=dash, linewidth=2, capsize=3, label=label,
+                linestyle=dash, linewidth=2, capsize=3, label=name,
             )  # fmt: skip
         axes.axhline(100 * metrics["threshold"], color="black", linestyle=":", label="threshold")
         if not _numbers(pairs):
