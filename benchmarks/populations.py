@@ -34,7 +34,7 @@ _ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each way.", lower_bound=3)
 _POPULATIONS = flags.DEFINE_list("populations", ["pirates", "watermarks"], "Which to time.")
 _WORKER = flags.DEFINE_string("worker", None, "Internal: be this way, POPULATION/WAY.")
 
-# The first is what the others' ratio is of: what the experiments do.
+# The first is what the others' ratio is of: what the experiments do on one CPU device.
 _WAYS = {"pirates": ("loop", "vmap"), "watermarks": ("loop", "vmap", "unrolled")}
 
 

@@ -1,11 +1,12 @@
 """Compiled programs kept from start to start, in the user's cache folder, least recently used dropped first.
 
-Half of a short run is XLA's compiler. What it made is loaded again where the program, its shapes, the
-compiler's flags and the machine are the same, so that results are the same bytes with and without. An entry
-that was damaged fails zlib's checksum and is compiled anew.
+What XLA made is loaded again where the program, its shapes, the compiler's flags and the machine are the
+same, so that results are the same bytes with and without. An entry that was damaged fails zlib's checksum and
+is compiled anew (jax prefers the zstandard package where that is installed, which this one does not ask for).
 
-A cache is code that is run: it lies in a folder of the user's alone. jax's own settings are left as they
-are: JAX_COMPILATION_CACHE_DIR names another folder, and JAX_ENABLE_COMPILATION_CACHE=false wants none.
+A cache is code that is run: it lies in a folder of the user's alone, one for each jaxlib and kind of
+processor. jax's own settings stand: JAX_COMPILATION_CACHE_DIR names another folder, and
+JAX_ENABLE_COMPILATION_CACHE=false wants none.
 """
 
 import hashlib
@@ -45,8 +46,12 @@ def enable(environ: Mapping[str, str] = os.environ) -> pathlib.Path | None:
         logging.getLogger(__name__).warning("programs are compiled anew at each start: %s", error)
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_SECONDS)
+    for name, value in (
+        ("jax_compilation_cache_max_size", MAX_BYTES),
+        ("jax_persistent_cache_min_compile_time_secs", _MIN_SECONDS),
+    ):
+        if name.upper() not in environ:
+            jax.config.update(name, value)
     return folder
 
 

@@ -32,8 +32,8 @@ def default() -> ml_collections.ConfigDict:
     config.precision = "highest"
     config.model = ""
     config.epochs = 0
-    # The model.safetensors of a finished run to go on from, as an owner who marks a model afterwards;
-    # "" starts from random parameters.
+    # The model.safetensors of a finished run to go on from, as an owner who marks a model afterwards; it
+    # stays there until the run has ended. "" starts from random parameters.
     config.initial_model = ""
     # Clean images a step, over all devices; marked copies come on top.
     config.batch_size = 128

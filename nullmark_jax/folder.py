@@ -75,6 +75,26 @@ def read_verifier(folder: pathlib.Path) -> tuple[str, str] | None:
     return owner, kept
 
 
+def keep_initial(folder: pathlib.Path, digest: str) -> None:
+    """Writes initial.json: the SHA-256 of the model that the run began with. One that is there stays."""
+    path = folder / "initial.json"
+    if digest and not path.exists():
+        files.write_whole(path, to_json({"sha256": digest}))
+
+
+def check_initial(folder: pathlib.Path, digest: str) -> None:
+    """Raises InputError where the run in the folder began with another model than that of this digest."""
+    path = folder / "initial.json"
+    if not path.exists():
+        return
+    kept = checks.json_object(files.read_bounded(path, _LARGEST)).get("sha256")
+    if kept != digest:
+        raise InputError(
+            f"config.initial_model: is another model than the one that the run in {folder} began with "
+            f"({path.name} has SHA-256 {checks.shown(kept)}); give that one, or another --workdir"
+        )
+
+
 def write_history(folder: pathlib.Path, records: list[dict[str, Any]]) -> None:
     """Writes metrics.jsonl: a line an epoch, oldest first."""
     lines = (json.dumps(record, allow_nan=False) + "\n" for record in records)

@@ -122,6 +122,15 @@ def deal_members(tree: Tree, axis: int = 0) -> Tree:
     return jax.tree.map(deal, tree)
 
 
+def place_members(tree: Tree) -> Tree:
+    """Returns a population dealt as `deal_members` deals it, each device's members on that device.
+
+    `pmap_members` takes an array that lies on the host, too, but copies it to the devices at every call.
+    """
+    mesh = Mesh(np.asarray(jax.local_devices()), (AXIS,))
+    return jax.device_put(deal_members(tree), NamedSharding(mesh, PartitionSpec(AXIS)))
+
+
 def gather_members(tree: Tree, members: int) -> Tree:
     """Returns what `deal_members` dealt along its first axis as it was, on the host."""
 

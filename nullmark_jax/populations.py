@@ -15,6 +15,7 @@ import numpy as np
 from nullmark_jax import parallel
 from nullmark_jax.batches import Batch
 from nullmark_jax.marks import Marks
+from nullmark_jax.models import Params
 from nullmark_jax.training import (
     ACCELERATOR_STEPS,
     StepMetrics,
@@ -33,14 +34,14 @@ _ON_ACCELERATOR, _ON_CPU = 25, 1
 
 
 class Part(NamedTuple):
-    """What `fit` yields: the states after some steps and each step's metrics.
+    """What `fit` yields: the params after some steps and each step's metrics.
 
     Attributes:
-      states: with a leading axis of members, on the host.
+      params: with a leading axis of members, on the host.
       metrics: NumPy arrays [members, steps].
     """
 
-    states: TrainState
+    params: Params
     metrics: StepMetrics
 
 
@@ -96,8 +97,7 @@ def fit(
       parts: how many.
     """
     members = len(states.step)
-    state = parallel.deal_members(states)
-    dealt_marks = parallel.deal_members(marks)
+    state, own_marks = parallel.place_members((states, marks))
     images, labels = parallel.replicate((images, labels))
     size = ACCELERATOR_STEPS if parallel.on_accelerator() else 1
     for part in range(1, parts + 1):
@@ -106,10 +106,10 @@ def fit(
         by_step = jax.tree.map(lambda leaf: np.moveaxis(leaf, 0, 1), plan(part))
         for batches in dispatches(by_step, size):
             dealt = parallel.deal_members(batches, axis=int(size > 1))
-            state, metrics = run(state, images, labels, dealt, dealt_marks)
+            state, metrics = run(state, images, labels, dealt, own_marks)
             done.append(metrics)
         gathered = [_by_member(each, members, scanned=size > 1) for each in done]
-        yield Part(parallel.gather_members(state, members), merge(gathered, axis=1))
+        yield Part(parallel.gather_members(state.params, members), merge(gathered, axis=1))
 
 
 def _by_member(metrics: StepMetrics, members: int, *, scanned: bool) -> StepMetrics:

@@ -35,7 +35,9 @@ from nullmark_jax.checkpoint import Checkpoints
 from nullmark_jax.errors import InputError
 from nullmark_jax.folder import (
     check_folder,
+    check_initial,
     claim_folder,
+    keep_initial,
     read_history,
     read_seconds,
     to_json,
@@ -92,9 +94,10 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
     marks = owner_marks(config, owner)
     check_labels(splits, marks)
     plan = make_plan(config, splits.train, count(marks))
-    initial = initial_params(config)
-    initial_digest = claim.model_digest(config.initial_model) if config.initial_model else ""
+    initial, initial_digest = initial_params(config)
+    check_initial(folder, initial_digest)
     claim_folder(folder, config)
+    keep_initial(folder, initial_digest)
     keep_owner(config, folder, owner)
     embeds = config.watermark.num_watermarks > 0
     if embeds and isinstance(marks, Triggers) and config.watermark.scheme == "adi":
@@ -195,8 +198,11 @@ def make_plan(
     return plan
 
 
-def initial_params(config: ml_collections.ConfigDict) -> models.Params:
+def initial_params(config: ml_collections.ConfigDict) -> tuple[models.Params, str]:
     """Returns the parameters that training starts from: random ones, or those of a finished run's model.
+
+    Returns:
+      The parameters; the SHA-256 of the model's file, "" of random ones.
 
     Raises:
       InputError: the model cannot be read, or is of another network.
@@ -204,18 +210,20 @@ def initial_params(config: ml_collections.ConfigDict) -> models.Params:
     shape, num_classes = tuple(config.data.input_shape), config.data.num_classes
     if not config.initial_model:
         model = models.create(config.model, num_classes, precision=config.precision)
-        return models.init_params(model, jax.random.key(config.seed), shape)
+        return models.init_params(model, jax.random.key(config.seed), shape), ""
     try:
+        digest = claim.model_digest(config.initial_model)
         params = claim.read_model(
             config.initial_model,
             model=config.model,
             input_shape=shape,
             num_classes=num_classes,
             expected_shapes=models.parameter_shapes(config.model, shape, num_classes),
+            expected_sha256=digest,
         )
     except InputError as error:
         raise InputError(f"config.initial_model: {error}") from error
-    return jax.tree.map(jnp.asarray, params)
+    return jax.tree.map(jnp.asarray, params), digest
 
 
 def is_resident(config: ml_collections.ConfigDict, train_split: data.Dataset) -> bool:

@@ -125,7 +125,11 @@ def population():
     )
     *_, last = parts
     alone = [on_one_device(own, mark) for own, mark in zip(plans, marks, strict=True)]
-    return last, populations.stack([state for state, _ in alone]), [loss for _, loss in alone]
+    return (
+        last,
+        populations.stack([state.params for state, _ in alone]),
+        [loss for _, loss in alone],
+    )
 
 
 def counts_on_one_device(params, test):
@@ -166,7 +170,7 @@ def main(out):
     together, alone, losses = population()
     arrays["population/loss"] = together.metrics.loss
     arrays["population_alone/loss"] = np.stack(losses)[:, -len(together.metrics.loss[0]) :]
-    for name, states in (("population", together.states), ("population_alone", alone)):
+    for name, states in (("population", together.params), ("population_alone", alone)):
         leaves = [np.reshape(leaf, (3, -1)) for leaf in jax.tree.leaves(states)]
         arrays[f"{name}/state"] = np.concatenate(leaves, axis=1)
     state, _ = runs["one_device"]

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import tiny_victim
 
-from nullmark_jax import models
+from nullmark_jax import models, populations
+from nullmark_jax.attacks.retraining import Adversary
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import attackers, gradual, null_hiding, piracy, piracy_cost
+from nullmark_jax.experiments import bench as bench_module
 from nullmark_jax.experiments.attackers import Attacker
 from nullmark_jax.experiments.bench import Bench
 from nullmark_jax.experiments.victim import load_victims
+from nullmark_jax.optimizers import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +77,7 @@ def test_pirates_of_our_own_attackers_choose_and_the_papers_do_not(victim):
     attacker = Attacker("adam", "logits", 1e-3, 16)
     cost = piracy_cost.default()
     planned = [
-        piracy._grid_pirate(bench, attacker, piracy.default(), seed=0),
+        *piracy._grid_pirates(bench, attacker, piracy.default(), [0]),
         gradual._raised(bench, attacker, 2.0, gradual.default(), seed=0),
         piracy_cost._trained(bench, attacker, "null and true", "scratch", cost, seed=0),
         null_hiding._never_embedded(bench, 0, null_hiding.default()),
@@ -84,4 +87,35 @@ def test_pirates_of_our_own_attackers_choose_and_the_papers_do_not(victim):
             attack()
     paper = attackers.paper_fields()
     paper.epochs, paper.images, paper.batch_size = 1, 16, 8
-    assert piracy._paper_pirate(bench, paper, seed=0, curve=False)()["finite"] in (True, False)
+    (attack,) = piracy._paper_pirates(bench, paper, [0])
+    assert attack()["finite"] in (True, False)
+
+
+@pytest.mark.parametrize("choosing", [False, True])
+def test_pirates_of_a_round_are_those_attacked_alone(victim, monkeypatch, choosing):
+    """Two at once: the first alone, two full rounds, and one that is filled up."""
+    adversary = Adversary(Recipe("adam", 1e-3), steps=3, batch_size=16)
+    seeds = [3, 1, 4, 15, 9, 2]
+
+    def records():
+        bench = Bench(victim)
+        made = bench_module.pirate_attacks(
+            bench, adversary, images=48, seeds=seeds, choosing=choosing, points=3
+        )
+        return [made[i]() for i in (0, 1, 2, 4, 3, 5)]
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        alone = records()
+        monkeypatch.setattr(populations, "at_once", lambda: 2)
+        together = records()
+    assert [each["seed"] for each in together] == [3, 1, 4, 9, 15, 2]
+    assert len(together[0]["curve"]) == 4 and "curve" not in together[1]
+    for one, other in zip(alone, together, strict=True):
+        assert one.keys() == other.keys()
+        np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-3)
+        # Of 45 images; one may fall on the other side by a rounding.
+        assert abs(one["normal_accuracy"] - other["normal_accuracy"]) <= 1.01 / 45
+        for who in ("owner", "pirate"):
+            assert abs(one[who]["true"] - other[who]["true"]) <= 2.01 / 30
+    losses = [each["loss"] for each in together]
+    assert len(set(losses)) == len(losses)

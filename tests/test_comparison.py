@@ -12,7 +12,7 @@ def owners(*values):
 def pirates(verified, owner, accuracies, attacker="sgd"):
     return {
         "attacker": attacker,
-        "pirates": [{"normal_accuracy": each} for each in accuracies],
+        "pirates": [{"normal_accuracy": each, "finite": each > 0} for each in accuracies],
         "verified": verified,
         "owner_verified": owner,
     }
@@ -24,7 +24,9 @@ def tuned(name, verified, models=2):
 
 
 def fine_tuning(*grid):
-    return {"metrics": {"later": tuned("", 1), "grid": list(grid)}}
+    return {
+        "metrics": {"later": tuned("", 1), "grid": list(grid), "before": {"models": [None] * 2}}
+    }
 
 
 def substitute(source, images, verifies, accuracy=0.9, wm=0.1):
@@ -53,12 +55,16 @@ def test_a_count_has_its_exact_interval(k, n, text):
 
 def test_owners_and_what_was_not_measured():
     training = (owners((0.99, 0.95), (0.97, 0.99)), owners((0.98, 1.0)), ())
-    piracy = {"metrics": {"later": pirates(1, 0, [0.5, 0.7]), "strongest": pirates(2, 2, [1, 1])}}
+    parts = {"later": pirates(1, 0, [0.5, 0.7]), "strongest": pirates(1, 2, [1, 0], "adam")}
+    piracy = {"metrics": {**parts, "grid": {"attackers": [None] * 7}}}
     rows = rows_of([{"piracy": piracy}, {}, {}], training)
     assert rows["owners"] == ["2", "1", ""]
     assert rows["NC, %"] == ["98.00 (97.00 to 99.00)", "98.00", ""]
     by_paper = rows["piracy by the later paper's attacker"]
-    assert by_paper[0].startswith("sgd: pirate 1 of 2 (1.26 to 98.7%), owner 0 of 2, NC 60.00 (50")
+    assert by_paper[0].startswith("sgd: pirate 1 of 2 (1.26 to 98.7%), owner 0 of 2; NC 60.00 (50")
+    assert rows["piracy by the strongest attacker found"][0] == (
+        "adam (of 7 tried): pirate 1 of 2 (1.26 to 98.7%), owner 2 of 2; 1 of 2 models are not a number"
+    )
     assert by_paper[1:] == ["not measured", "not measured"]
     # What no scheme met has no row.
     assert "recovered from students (transfer)" not in rows
@@ -72,7 +78,7 @@ def test_only_attackers_that_every_scheme_met_are_counted():
             {"fine_tuning": fine_tuning(tuned("c", 2), tuned("b", 2), tuned("d", 0))},
         ]
     )
-    assert [cell[:6] for cell in rows["after other fine-tuning"]] == ["4 of 4", "1 of 4", "4 of 4"]
+    assert rows["after other fine-tuning"] == ["4 of 4 (2 x 2)", "1 of 4 (2 x 2)", "4 of 4 (2 x 2)"]
 
 
 def test_extraction_names_the_best_substitute_of_the_common_ones():
@@ -95,6 +101,73 @@ def test_extraction_names_the_best_substitute_of_the_common_ones():
     )
     title = "owners verified on extracted substitutes of at most 5 points less NC"
     ours, others, none = rows[title]
-    assert ours == "1 of 1 (2.5 to 100%), of all 1 of 1; the best: NC 80.00, WM 85.00"
-    assert others == "none is useful, of all 0 of 1; the best: NC 70.00, WM 20.00"
+    assert ours == "1 of 1 (1 x 1); the best: NC 80.00, WM 85.00"
+    assert others == "none is that good; the best: NC 70.00, WM 20.00"
     assert none == "not measured"
+
+
+def test_the_other_rows_count_what_each_experiment_found():
+    def rate(passed, of):
+        return [
+            {"threshold": 0.5, "passed": 99, "of": 99},
+            {"threshold": 0.8, "passed": passed, "of": of},
+        ]
+
+    def model(lost):
+        return None if lost is None else {"lost": lost}
+
+    def change(key, verified):
+        return {"order": key, "ratio": 0.5, "learning_rate": 1e-3, "verified": verified}
+
+    pruned = {
+        "acceptable_loss": 0.05,
+        "before": {"models": [None] * 2},
+        "highest": [
+            {"attack": "neurons, ascending", "models": [model(0.01), model(0.2)]},
+            {"attack": "weights, descending", "models": [model(0.05), model(None)]},
+            {"attack": "int8", "models": [model(0.0), model(0.0)]},
+        ],
+        "fine_pruning": [change("ascending", [True, False]), change("descending", [True, True])],
+        "quantised": [{"format": "int8", "verified": [True, False]}],
+    }
+    less = {**pruned, "fine_pruning": [change("ascending", [True, True])]}
+    false_positives = [
+        {"watermarked": True, "rates": rate(1, 1000)},
+        {"watermarked": False, "rates": rate(0, 1000)},
+    ]
+    flagged = {"watermarked": True, "target": 4, "modes": {"bounded": {"flagged": [4]}}}
+    free = {"watermarked": False, "target": None, "modes": {"bounded": {"flagged": [2]}}}
+    no_label = {**flagged, "target": None}
+    ways = [{"watermarked": {"verified": k, "models": [None]}} for k in (1, 0, 1)]
+    filters = [
+        {"name": "none", "models": [{"verified": True}]},
+        {"name": "clip", "models": [{"verified": False}]},
+        {"name": "jpeg", "models": [{"verified": True}]},
+    ]
+    ours = {
+        "false_positives": {"metrics": {"models": false_positives}},
+        "pruning": {"metrics": pruned},
+        "neural_cleanse": {"metrics": {"models": [flagged, free]}},
+        "transfer": {"metrics": {"ways": ways}},
+        "input_filter": {"metrics": {"filters": filters}},
+    }
+    theirs = {
+        "trigger_false_positives": {"metrics": {"models": false_positives[:1]}},
+        "pruning": {"metrics": less},
+        "neural_cleanse": {"metrics": {"models": [no_label]}},
+    }
+    rows = rows_of([ours, theirs, {}])
+    assert rows["others' marks that verify at T = 80%"][:2] == [
+        "1 marked: 1 of 1000 (0.00253 to 0.556%); 1 free: 0 of 1000 (0 to 0.368%)",
+        "1 marked: 1 of 1000 (0.00253 to 0.556%)",
+    ]
+    pruning = rows["pruning that takes the mark at NC at most 5 points lower"]
+    assert pruning[0] == "neurons, ascending: 1 of 2; weights, descending: 1 of 2"
+    assert rows["owners verified after fine-pruning"][:2] == ["1 of 2 (2 x 1)", "2 of 2 (2 x 1)"]
+    assert rows["after rounding the weights"][0] == "int8: 1 of 2"
+    assert rows["Neural Cleanse flags the owner's label"][:2] == [
+        "1 of 1 (2.5 to 100%)",
+        "has no one label; some label in 1 of 1",
+    ]
+    assert rows["recovered from students (transfer)"][0] == "2 of 3 (1 x 3)"
+    assert rows["owners verified behind input filters"][0] == "1 of 2 (1 x 2)"

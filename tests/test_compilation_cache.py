@@ -103,6 +103,12 @@ def test_jax_s_own_settings_stand(environ, tmp_path):
     assert not (tmp_path / "home").exists()
 
 
+def test_a_size_of_the_user_s_own_stands(first):
+    home, _, _ = first
+    found, _ = start(home, JAX_COMPILATION_CACHE_MAX_SIZE="123456789")
+    assert found["size"] == 123456789
+
+
 def test_a_folder_that_others_may_write_to_is_not_used(first, tmp_path):
     _, found, _ = first
     folder = tmp_path / "home" / "nullmark_jax" / pathlib.Path(found["folder"]).name

@@ -229,7 +229,14 @@ def test_a_finished_run_is_evaluated_again(trained, data, tmp_path):
         assert (copy / name).read_bytes() == (folder / name).read_bytes(), name
 
 
-@pytest.mark.slow
+def _params_of(path):
+    shape, classes = (16, 16, 1), tiny_task.CLASSES
+    shapes = models.parameter_shapes("digit", shape, classes)
+    return claim.read_model(
+        path, model="digit", input_shape=shape, num_classes=classes, expected_shapes=shapes
+    )
+
+
 def test_a_run_goes_on_from_a_finished_model(trained, data, tmp_path):
     """With steps too small to move a float32 the model that is written is the one it began with."""
     given = trained[0] / "model.safetensors"
@@ -245,6 +252,18 @@ def test_a_run_goes_on_from_a_finished_model(trained, data, tmp_path):
     assert claim.model_digest(tmp_path / "run" / "model.safetensors") == digest
     assert result["metrics"]["initial_model_sha256"] == digest
     assert "initial_model_sha256" not in trained[1]["metrics"]
+    # The same file's name with another model in it is not what the run began with.
+    moved = tmp_path / "given.safetensors"
+    shutil.copy(given, moved)
+    config = tiny_task.config(data, **changes | {"initial_model": str(moved)})
+    run.train_and_evaluate(config, tmp_path / "again")
+    params = jax.tree.map(lambda leaf: np.asarray(leaf) + 1, _params_of(given))
+    moved.unlink()
+    claim.write_model(
+        moved, params, model="digit", input_shape=(16, 16, 1), num_classes=tiny_task.CLASSES
+    )
+    with pytest.raises(InputError, match=r"^config\.initial_model: is another model than the one"):
+        run.train_and_evaluate(config, tmp_path / "again")
 
 
 def test_an_initial_model_that_cannot_be_used_is_one_line_and_leaves_no_folder(
@@ -258,6 +277,7 @@ def test_an_initial_model_that_cannot_be_used_is_one_line_and_leaves_no_folder(
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_watermark_free_twin_with_a_key_of_its_own(data, tmp_path):
     config = tiny_task.config(
         data, **{"watermark.num_watermarks": 0, "owner.experiment_key": -1, "epochs": 4}

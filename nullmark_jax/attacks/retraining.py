@@ -144,7 +144,7 @@ class Member(NamedTuple):
 
     Attributes:
       marks: that they embed, a population (leading axis K >= 1) of the size of the others'.
-      rows: of the images, those that they have, int32 [N], as many as the others.
+      rows: of the images, those that they have, integers [N], as many as the others.
       seed: of the images' order.
     """
 
@@ -166,7 +166,11 @@ def make_population_retraining(
     The members train at once, as `populations` has it, each as `make_retraining` would train it alone on
     images[rows] and labels[rows]. It is compiled once for all its calls with as many members.
 
-    Args and Raises: those of `make_retraining`.
+    Args: those of `make_retraining`. The function returned raises InputError as that one's does, and where
+    members have unequally many images or marks.
+
+    Raises:
+      InputError: no such optimiser, loss, layer or number of steps.
     """
     step, optimizer, project = _make_step(model, adversary, pattern_size, average=lambda tree: tree)
     run = populations.on_devices(step)
@@ -180,6 +184,11 @@ def make_population_retraining(
         at: Sequence[int],
     ) -> Iterator[list[Reached]]:
         _check_layers(params, adversary.layers)
+        sizes = {(len(each.rows), count(each.marks)) for each in members}
+        if len(sizes) > 1:
+            raise InputError(
+                f"members: of unequal images and marks {sorted(sizes)}; give alike ones"
+            )
         marks = populations.stack([each.marks for each in members])
         plans = [
             _plan(adversary, len(each.rows), count(each.marks), each.seed, at) for each in members
@@ -195,7 +204,7 @@ def make_population_retraining(
         states = populations.stack([training.init_state(params, optimizer)] * len(members))
         parts = populations.fit(states, run, images, labels, marks, plan=plan, parts=len(at))
         for steps, part in zip(at, parts, strict=True):
-            reached = jax.device_get(projected(part.states.params, marks))
+            reached = jax.device_get(projected(part.params, marks))
             yield [
                 Reached(steps, populations.member(reached, i), float(np.mean(part.metrics.loss[i])))
                 for i in range(len(members))

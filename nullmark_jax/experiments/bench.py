@@ -217,11 +217,13 @@ def pirate_attacks(
     images: int,
     seeds: Sequence[int],
     choosing: bool = False,
+    points: int = 1,
 ) -> list[Callable[[], Record]]:
     """Returns for each seed a function that gives its pirate's record, as `Bench.attack` has it.
 
-    As many pirates as the devices train at once (`populations.at_once`) are trained when the first of them
-    is asked for, which so takes the time of all.
+    The first is trained alone, and has a curve where points are asked for. Of the others as many as the
+    devices train at once (`populations.at_once`) are trained when the first of them is asked for, which so
+    takes the time of all.
 
     Args:
       bench: with the victim that each embeds a watermark in.
@@ -229,32 +231,43 @@ def pirate_attacks(
       images: how many each has.
       seeds: of each pirate's watermark, images and their order.
       choosing: see `Bench.pirate`.
+      points: see `Bench.attack`, of the first pirate.
     """
 
     def marks(seed: int) -> dict[str, Marks]:
         return {"owner": bench.owner, "pirate": bench.pirate(seed, choosing=choosing)}
 
-    def alone(seed: int) -> Record:
+    def alone(seed: int, points: int = 1) -> Record:
         named = marks(seed)
-        return bench.attack(
-            adversary, images=images, seed=seed, embedded=named["pirate"], marks=named
-        ).record
+        outcome = bench.attack(
+            adversary,
+            images=images,
+            seed=seed,
+            embedded=named["pirate"],
+            marks=named,
+            points=points,
+        )
+        return outcome.record | ({"curve": outcome.curve} if outcome.curve else {})
 
+    first, others = partial(alone, seeds[0], points), seeds[1:]
     size = populations.at_once()
-    if size == 1 or len(seeds) == 1:
-        return [partial(alone, seed) for seed in seeds]
+    if size == 1 or len(others) < 2:
+        return [first, *(partial(alone, seed) for seed in others)]
     rounds: dict[int, list[Record]] = {}
 
     def of_round(index: int) -> Record:
         start = index // size * size
         if start not in rounds:
-            those = seeds[start : start + size]
+            those = others[start : start + size]
+            # Filled up, so that a last round of fewer is not compiled for itself.
+            full = min(size, len(others))
+            filled = [*those, *([those[-1]] * (full - len(those)))]
             rounds[start] = bench.attack_at_once(
-                adversary, images=images, seeds=those, marks=[marks(seed) for seed in those]
+                adversary, images=images, seeds=filled, marks=[marks(seed) for seed in filled]
             )
         return rounds[start][index - start]
 
-    return [partial(of_round, index) for index in range(len(seeds))]
+    return [first, *(partial(of_round, index) for index in range(len(others)))]
 
 
 def points_of(steps: int, points: int) -> Sequence[int]:

@@ -195,8 +195,8 @@ def tables(result: Result) -> list[Table]:
             ),
             rows,
             f"Hidden with {metrics['images']} images; recovered with one epoch of the null term over "
-            f"{percent(metrics['recovery_fraction'])}% of the training set. Where marks that were never "
-            "embedded recover as well, recovery proves nothing.",
+            f"{percent(metrics['recovery_fraction'])}% of the training set. Where null "
+            "accuracy of marks that were never embedded recovers as well, its recovery proves nothing.",
         )
     ]
 
@@ -241,12 +241,15 @@ def verdict(result: Result) -> list[Finding]:
     metrics = result["metrics"]
     findings = []
     for each in metrics["foreign"]:
-        back = sum(m["recovered"]["mark"]["null"] > metrics["threshold"] for m in each["models"])
+        marks = [m["recovered"]["mark"] for m in each["models"]]
+        back = sum(mark["null"] > metrics["threshold"] for mark in marks)
+        whole = sum(mark["wm"] > metrics["threshold"] for mark in marks)
         findings.append(
             Finding(
-                "Only what was hidden can be brought back, the earlier paper says; on "
+                "Only a null embedding that was hidden can be brought back, the earlier paper says; on "
                 f"{each['name']} ({'watermarked' if each['watermarked'] else 'free'}) {back} of "
-                f"{len(each['models'])} marks that were never embedded come back above the threshold.",
+                f"{len(marks)} that never were come back above the threshold, {whole} of them with true "
+                "above it, too.",
                 back == 0,
             )
         )

@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 
 from nullmark_jax import checks
 from nullmark_jax.attacks import retraining
-from nullmark_jax.attacks.retraining import Adversary
 from nullmark_jax.baselines import schemes
 from nullmark_jax.experiments import attackers, experiment, loss_gate
 from nullmark_jax.experiments.attackers import Attacker
@@ -156,40 +155,13 @@ def _before(bench: Bench) -> Callable[[], Record]:
     return lambda: bench.measure(bench.victim.params, owner=bench.owner, pirate=bench.pirate(0))
 
 
-def _pirates(
-    bench: Bench,
-    adversary: Adversary,
-    images: int,
-    seeds: Sequence[int],
-    *,
-    points: int,
-    choosing: bool,
-) -> list[Callable[[], Record]]:
-    """Returns what attacks with each seed; of the first there is a curve, where it has points."""
-
-    def first() -> Record:
-        pirate = bench.pirate(seeds[0], choosing=choosing)
-        outcome = bench.attack(
-            adversary,
-            images=images,
-            seed=seeds[0],
-            embedded=pirate,
-            marks={"owner": bench.owner, "pirate": pirate},
-            points=points,
-        )
-        return outcome.record | ({"curve": outcome.curve} if outcome.curve else {})
-
-    others = pirate_attacks(bench, adversary, images=images, seeds=seeds[1:], choosing=choosing)
-    return [first, *others]
-
-
 def _paper_pirates(
     bench: Bench, config: ml_collections.ConfigDict, seeds: Sequence[int]
 ) -> list[Callable[[], Record]]:
     steps = retraining.steps_of(config.epochs, images=config.images, batch_size=config.batch_size)
     adversary = attackers.paper_adversary(config, steps)
     points = min(config.epochs, 25)
-    return _pirates(bench, adversary, config.images, seeds, points=points, choosing=False)
+    return pirate_attacks(bench, adversary, images=config.images, seeds=seeds, points=points)
 
 
 def _grid_pirates(
@@ -201,7 +173,9 @@ def _grid_pirates(
     points: int = 1,
 ) -> list[Callable[[], Record]]:
     adversary = attacker.adversary(steps=config.grid.steps, batch_size=config.grid.batch_size)
-    return _pirates(bench, adversary, attacker.images, seeds, points=points, choosing=True)
+    return pirate_attacks(
+        bench, adversary, images=attacker.images, seeds=seeds, points=points, choosing=True
+    )
 
 
 # For readers.

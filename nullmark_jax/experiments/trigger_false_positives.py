@@ -8,9 +8,11 @@ others draw as a pirate does: of Adi et al. sets of 100 images with labels, of Z
 trigger that is not the owner's.
 """
 
+import hashlib
 import sys
 from collections.abc import Callable
 
+import jax
 import ml_collections
 import numpy as np
 from matplotlib.figure import Figure
@@ -32,7 +34,7 @@ _CHUNK = 20
 def default() -> ml_collections.ConfigDict:
     """Returns the config with every field."""
     config = experiment.base()
-    # Others' triggers on each model.
+    # Others' triggers drawn for each model; alike ones count once.
     config.marks = 200
     return config
 
@@ -62,7 +64,9 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     found = []
     for victim in victims:
         parts = [r for name, r in records.items() if name.rpartition("/")[0] == victim.name]
-        accuracies = [value for part in parts for value in part["true"]]
+        # Each mark once: of some schemes others can draw a few only.
+        tried = {m: value for p in parts for m, value in zip(p["mark"], p["true"], strict=True)}
+        accuracies = list(tried.values())
         found.append(
             {
                 "name": victim.name,
@@ -82,8 +86,15 @@ def _tried(
     victim: Victim, evaluate: evaluation.Evaluator, seed: int, those: range
 ) -> Callable[[], Record]:
     def measured() -> Record:
-        marks = (victim.foreign(derived_seed(seed, "false positives", each)) for each in those)
-        return {"true": [float(evaluate(victim.params, mark).true_accuracy) for mark in marks]}
+        record: Record = {"mark": [], "true": []}
+        for each in those:
+            mark = victim.foreign(derived_seed(seed, "false positives", each))
+            digest = hashlib.sha256()
+            for leaf in jax.tree.leaves(mark):
+                digest.update(np.ascontiguousarray(leaf).tobytes())
+            record["mark"].append(digest.hexdigest())
+            record["true"].append(float(evaluate(victim.params, mark).true_accuracy))
+        return record
 
     return measured
 
@@ -131,7 +142,7 @@ def tables(result: Result) -> list[Table]:
             ),
             rows,
             f"By chance {percent(1 / metrics['num_classes'])}% get theirs. Intervals are exact "
-            "(Clopper-Pearson). Of zhang-content all others' triggers are one text with another label each.",
+            "(Clopper-Pearson), over different triggers: of zhang-content Y, one text with each label.",
         )
     ]
 

@@ -1,7 +1,10 @@
 """The table of schemes: null embedding beside the designs before it, by what each keeps and how each falls.
 
-Made from the committed results of one task. Where attackers of one experiment differ between schemes, only
-those that all of them met are counted.
+Made from the committed results of one task. Of grids of attackers that differ between schemes only those that
+all of them met are counted, but for the strongest pirate, who is of each scheme's own grid.
+
+An interval is given where the units are draws of something random: owners, pirates, others' marks. Owners
+times a fixed list of attackers are no such draws, and are counted alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,18 +48,34 @@ def _common(results: Sequence[Result | None], names: Callable[[Any], list[Any]])
     return set.intersection(*found) if found else set()
 
 
+def crossed(k: int, n: int, owners: int) -> str:
+    """Returns "k of n" and what n is, owners times attacks; "" of none."""
+    return f"{k} of {n} ({owners} x {n // owners})" if n else ""
+
+
 def _false_positives(metrics: dict[str, Any]) -> str:
-    rates = [next(r for r in m["rates"] if r["threshold"] == 0.8) for m in metrics["models"]]
-    return counted(sum(r["passed"] for r in rates), sum(r["of"] for r in rates))
+    parts = []
+    for kind, watermarked in (("marked", True), ("free", False)):
+        some = [each for each in metrics["models"] if each["watermarked"] is watermarked]
+        rates = [next(r for r in each["rates"] if r["threshold"] == 0.8) for each in some]
+        found = counted(sum(r["passed"] for r in rates), sum(r["of"] for r in rates))
+        if found:
+            parts.append(f"{len(some)} {kind}: {found}")
+    return "; ".join(parts)
 
 
 def _piracy(name: str) -> Callable[[dict[str, Any]], str]:
     def cell(metrics: dict[str, Any]) -> str:
         part = metrics[name]
         models = len(part["pirates"])
+        ruined = sum(not each["finite"] for each in part["pirates"])
+        which = f" (of {len(metrics['grid']['attackers'])} tried)" if name == "strongest" else ""
+        accuracy = f"NC {mean_and_spread(part['pirates'], 'normal_accuracy')}"
+        if ruined:
+            accuracy = f"{ruined} of {models} models are not a number"
         return (
-            f"{part['attacker']}: pirate {counted(part['verified'], models)}, owner "
-            f"{part['owner_verified']} of {models}, NC {mean_and_spread(part['pirates'], 'normal_accuracy')}"
+            f"{part['attacker']}{which}: pirate {counted(part['verified'], models)}, owner "
+            f"{part['owner_verified']} of {models}; {accuracy}"
         )
 
     return cell
@@ -76,8 +95,10 @@ def _other_fine_tuning(results: Sequence[Result | None]) -> list[str]:
 
     def cell(metrics: dict[str, Any]) -> str:
         some = [each for each in metrics["grid"] if each["name"] in names]
-        return counted(
-            sum(each["verified"] for each in some), sum(len(each["models"]) for each in some)
+        return crossed(
+            sum(each["verified"] for each in some),
+            sum(len(each["models"]) for each in some),
+            len(metrics["before"]["models"]),
         )
 
     return _each(cell)(results)
@@ -103,7 +124,7 @@ def _fine_pruning(results: Sequence[Result | None]) -> list[str]:
     def cell(metrics: dict[str, Any]) -> str:
         some = [each for each in metrics["fine_pruning"] if key(each) in keys]
         verified = [bool(one) for each in some for one in each["verified"]]
-        return counted(sum(verified), len(verified))
+        return crossed(sum(verified), len(verified), len(metrics["before"]["models"]))
 
     return _each(cell)(results)
 
@@ -140,30 +161,26 @@ def _extraction(results: Sequence[Result | None]) -> list[str]:
         victims = [each["normal_accuracy"] for each in metrics["before"]]
         least = sum(victims) / len(victims) - _USEFUL
         useful = [model for model in models if model["normal_accuracy"] >= least]
+        verified = sum(bool(model["verifies"]) for model in useful)
+        found = crossed(verified, len(useful), len(victims)) or "none is that good"
         return (
-            f"{counted(_verifying(useful), len(useful)) or 'none is useful'}, of all "
-            f"{_verifying(models)} of {len(models)}; the best: NC {percent(best['normal_accuracy'])}, WM "
+            f"{found}; the best: NC {percent(best['normal_accuracy'])}, WM "
             f"{percent(best['owner']['wm'])}"
         )
 
     return _each(cell)(results)
 
 
-def _verifying(models: Sequence[dict[str, Any]]) -> int:
-    return sum(bool(model["verifies"]) for model in models)
-
-
 def _transfer(metrics: dict[str, Any]) -> str:
     ways = [each["watermarked"] for each in metrics["ways"]]
-    return counted(
-        sum(each["verified"] for each in ways), sum(len(each["models"]) for each in ways)
-    )
+    models = [len(each["models"]) for each in ways]
+    return crossed(sum(each["verified"] for each in ways), sum(models), models[0])
 
 
 def _filters(metrics: dict[str, Any]) -> str:
     some = [each for each in metrics["filters"] if each["name"] != "none"]
     verified = [model["verified"] for each in some for model in each["models"]]
-    return counted(sum(verified), len(verified))
+    return crossed(sum(verified), len(verified), len(some[0]["models"]))
 
 
 # What a row is called, which experiments it is made from (the first that a scheme has), and how.
@@ -214,12 +231,14 @@ def table(
         if any(cells):
             rows.append([title, *(cell or "not measured" for cell in cells)])
     return Table(
-        f"{task}: three schemes under the same attacks",
+        f"{task}: three schemes side by side",
         ("", *(title for title, _ in SCHEMES)),
         rows,
-        "Counts are of models, with the exact 95% interval of their share (Clopper-Pearson): of these models "
-        "and attacks, not of all there are. An attacker is counted where every scheme met it. WM of triggers "
-        "is the share that gets its labels. How each was measured stands in the experiments' sections.",
+        "k of n with an exact 95% interval (Clopper-Pearson) where owners, pirates or others' marks are "
+        "drawn; k of n (owners x attacks) where a list of attacks met each owner, which is no draw. Of grids "
+        "those attackers are counted that every scheme met, but for the strongest pirate, found in each "
+        "scheme's own grid. WM of triggers is the share that gets its labels. How each was measured stands "
+        "in the experiments' sections.",
     )
 
 
