@@ -91,7 +91,7 @@ def test_pirates_of_our_own_attackers_choose_and_the_papers_do_not(victim):
     assert attack()["finite"] in (True, False)
 
 
-@pytest.mark.parametrize("choosing", [False, True])
+@pytest.mark.parametrize("choosing", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_pirates_of_a_round_are_those_attacked_alone(victim, monkeypatch, choosing):
     """Two at once: the first alone, two full rounds, and one that is filled up."""
     adversary = Adversary(Recipe("adam", 1e-3), steps=3, batch_size=16)

@@ -237,6 +237,7 @@ def _params_of(path):
     )
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_a_finished_model(trained, data, tmp_path):
     """With steps too small to move a float32 the model that is written is the one it began with."""
     given = trained[0] / "model.safetensors"
