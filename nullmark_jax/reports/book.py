@@ -68,7 +68,7 @@ def add(root: pathlib.Path, folder: pathlib.Path, variant: str = "") -> pathlib.
     if (
         not variant
         and result["metrics"].get("scheme") in schemes.SCHEMES
-        and name != "trigger_piracy"
+        and not str(name).startswith("trigger_")  # Of such victims alone.
     ):
         raise InputError(
             f"--add: {folder} is of an earlier scheme's victims; give it a --variant of its own, say adi"
