@@ -31,6 +31,16 @@ def check_folder(folder: pathlib.Path, config: ml_collections.ConfigDict) -> Non
         raise InputError(f"--workdir: {folder} is not empty and holds no run; give another folder")
 
 
+def make_folder(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Makes the folder with config.json, or finds this config's there; raises as `check_folder` does."""
+    check_folder(folder, config)
+    path = folder / "config.json"
+    with files.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        files.write_whole(path, to_json(config.to_dict()))
+
+
 def claim_folder(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     """Makes the run folder and writes config.json, or finds this config's run there.
 
@@ -39,12 +49,7 @@ def claim_folder(folder: pathlib.Path, config: ml_collections.ConfigDict) -> Non
     Raises:
       InputError: the folder cannot be written, holds another config's run, or something else.
     """
-    check_folder(folder, config)
-    path = folder / "config.json"
-    with files.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        files.write_whole(path, to_json(config.to_dict()))
+    make_folder(folder, config)
     for part in filter(files.is_part, folder.rglob("*")):
         part.unlink(missing_ok=True)
 

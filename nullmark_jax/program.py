@@ -1,11 +1,13 @@
 """What the command-line programs share: flags in, an exit status out, one line for bad input."""
 
 import contextlib
+import importlib.util
 import os
+import pathlib
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import NoReturn
 
 from absl import flags
@@ -117,6 +119,18 @@ def parse(flag_values: flags.FlagValues, argv: list[str]) -> None:
         raise InputError(f"{line}; see --help") from error
     if rest:
         raise InputError(f"{rest[0]!r}: is not a flag; see --help")
+
+
+def load_config_file(path: pathlib.Path) -> ModuleType:
+    """Returns a config file as a module; InputError where it is no Python file."""
+    spec = importlib.util.spec_from_file_location(f"nullmark_config_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.exists():
+        raise InputError(
+            f"{path}: is no config file; give one of configs/, from the project's folder"
+        )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def define_config(flag_values: flags.FlagValues, argv: list[str], help_text: str) -> None:

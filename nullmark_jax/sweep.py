@@ -10,7 +10,6 @@ the command of each point, and `--only=I` runs the I-th alone, as an array's tas
 Exit status: 0 every point is trained, 1 some are not, 2 unusable input, 130 or 143 interrupted.
 """
 
-import importlib.util
 import itertools
 import os
 import pathlib
@@ -20,7 +19,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -30,7 +28,7 @@ from ml_collections import config_flags
 from nullmark_jax import checks, environment, files, program
 from nullmark_jax import config as configs
 from nullmark_jax.errors import InputError
-from nullmark_jax.folder import check_folder, to_json
+from nullmark_jax.folder import check_folder, make_folder, to_json
 from nullmark_jax.progress import Progress
 from nullmark_jax.reports import figures, page, sweeps
 
@@ -72,16 +70,7 @@ def task_config(sweep_file: str, argument: str | None) -> ml_collections.ConfigD
             f"--config: {checks.shown(argument)} is no task; take FILE.py:TASK with TASK one of "
             f"{', '.join(configs.TASKS)}"
         )
-    return _load(path).get_config(recipe or None)
-
-
-def _load(path: pathlib.Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"nullmark_config_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"--config: {path} is no Python file; give one of configs/sweeps/")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return program.load_config_file(path).get_config(recipe or None)
 
 
 def points_of(path: pathlib.Path, config: ml_collections.ConfigDict) -> list[Point]:
@@ -94,7 +83,7 @@ def points_of(path: pathlib.Path, config: ml_collections.ConfigDict) -> list[Poi
     Raises:
       InputError: the file has no such function or no point, two are alike, or a config is none.
     """
-    sweep = getattr(_load(path), "sweep", None)
+    sweep = getattr(program.load_config_file(path), "sweep", None)
     if not callable(sweep):
         raise InputError(f"--config: {path} has no sweep(add); give a file of configs/sweeps/")
     added: list[Values] = []
@@ -184,7 +173,7 @@ def run_points(
       InputError: a point's folder holds the run of another config, or cannot be written.
     """
     for point in points:
-        _check_point(workdir, point)
+        check_folder(_folder(workdir, point), point.config)
     # Points at the same time share a GPU: none may take most of its memory at the start, as jax would.
     environ = dict(os.environ) | ({"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if jobs > 1 else {})
     ends: dict[str, str] = {}
@@ -228,16 +217,6 @@ def run_points(
     }
 
 
-def _check_point(workdir: pathlib.Path, point: Point) -> None:
-    """Raises InputError where the point's folder holds the run of another config."""
-    path = _folder(workdir, point) / "config.json"
-    if path.exists() and files.read_bounded(path, _LARGEST) != to_json(point.config.to_dict()):
-        raise InputError(
-            f"--workdir: {path.parent} holds the run of another config (config.json differs); give "
-            "another folder, or remove that run"
-        )
-
-
 def _result_path(workdir: pathlib.Path, point: Point) -> pathlib.Path:
     return _folder(workdir, point) / "result.json"
 
@@ -277,10 +256,8 @@ def collect(
                 }
             )
     where = environment.describe("nullmark_jax.sweep")
-    for name in (
-        "commit",
-        "device",
-    ):  # Of all trainings: the points may have been made at other times.
+    # Of all trainings: the points may have been made at other times.
+    for name in ("commit", "device"):
         every = dict.fromkeys(each[name] or "unknown" for each in found)
         where[name] = " and ".join(every) or where[name]
     return {
@@ -349,7 +326,10 @@ def _main(flag_values: flags.FlagValues, given: list[str]) -> int:
     if flag_values.dry_run:
         print("\n".join(shlex.join(["python", *command[1:]]) for command in commands))
         return 0
-    _claim(workdir, config, points)
+    stated = config.copy_and_resolve_references().unlock()
+    stated.sweep = [point.values for point in points]
+    # Not claimed: others may be at work in it, as an array's tasks are.
+    make_folder(workdir, stated)
     if only is not None:
         dead = run_points(points[only : only + 1], commands[only : only + 1], workdir, 1)
         return _report_dead(dead)
@@ -359,23 +339,6 @@ def _main(flag_values: flags.FlagValues, given: list[str]) -> int:
     print(sweeps.table(result).markdown())
     print(f"\nthe sweep is in {workdir}; open its report.html")
     return _report_dead(dead)
-
-
-def _claim(
-    workdir: pathlib.Path, config: ml_collections.ConfigDict, points: Sequence[Point]
-) -> None:
-    """Makes the folder, or finds this sweep's there; others may be at work in it, as an array's tasks are.
-
-    Raises:
-      InputError: it holds another sweep, of another config or with other points, or something else.
-    """
-    stated = config.copy_and_resolve_references().unlock()
-    stated.sweep = [point.values for point in points]
-    check_folder(workdir, stated)
-    with files.writing(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-    if not (workdir / "config.json").exists():
-        files.write_whole(workdir / "config.json", to_json(stated.to_dict()))
 
 
 def write(workdir: pathlib.Path, result: dict[str, Any]) -> None:

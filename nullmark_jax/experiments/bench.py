@@ -179,6 +179,7 @@ class Bench:
         images: int,
         seeds: Sequence[int],
         marks: Sequence[Mapping[str, Marks]],
+        members: int,
     ) -> list[Record]:
         """Embeds a pirate's marks in the victim's model, many in copies of their own, and measures each.
 
@@ -187,18 +188,21 @@ class Bench:
           images: how many each pirate has.
           seeds: for each pirate, of which images and of their order.
           marks: likewise, those measured, by name; those named "pirate" are embedded.
+          members: trained at once, at least as many as seeds: the last pirate fills up, so that a round of
+            fewer is not compiled for itself.
         """
         train = self.victim.splits.train
-        members = [
+        pirates = [
             Member(each["pirate"], retraining.chosen_rows(train.labels, images, seed), seed)
             for seed, each in zip(seeds, marks, strict=True)
         ]
+        filled = [*pirates, *([pirates[-1]] * (members - len(pirates)))]
         (reached,) = self._retrain_many(adversary)(
-            self.victim.params, train.images, train.labels, members, (adversary.steps,)
+            self.victim.params, train.images, train.labels, filled, (adversary.steps,)
         )
         return [
             self._record(seed, own, each)
-            for seed, own, each in zip(seeds, reached, marks, strict=True)
+            for seed, own, each in zip(seeds, reached[: len(seeds)], marks, strict=True)
         ]
 
     def _record(self, seed: int, reached: Reached, marks: Mapping[str, Marks]) -> Record:
@@ -259,11 +263,12 @@ def pirate_attacks(
         start = index // size * size
         if start not in rounds:
             those = others[start : start + size]
-            # Filled up, so that a last round of fewer is not compiled for itself.
-            full = min(size, len(others))
-            filled = [*those, *([those[-1]] * (full - len(those)))]
             rounds[start] = bench.attack_at_once(
-                adversary, images=images, seeds=filled, marks=[marks(seed) for seed in filled]
+                adversary,
+                images=images,
+                seeds=those,
+                marks=[marks(seed) for seed in those],
+                members=min(size, len(others)),
             )
         return rounds[start][index - start]
 

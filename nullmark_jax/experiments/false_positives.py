@@ -91,7 +91,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
                 "true": random["true"],
                 "agreement": random["agreement"],
                 "wm": random["wm"],
-                "rates": [_rate(random["wm"], each, victim.scheme) for each in THRESHOLDS],
+                "rates": [rate_at(random["wm"], each, victim.scheme) for each in THRESHOLDS],
                 "grinding": [_grinding(tries["wm"], each, victim.scheme) for each in THRESHOLDS],
                 "tries": config.tries,
                 "screening_images": config.screening_images,
@@ -161,7 +161,8 @@ def _joined(records: dict[str, Record], prefix: str) -> dict[str, Any]:
     return {name: [value for part in parts for value in part[name]] for name in parts[0]}
 
 
-def _rate(wm: list[float], threshold: float, scheme: str) -> Record:
+def rate_at(wm: list[float], threshold: float, scheme: str) -> Record:
+    """Returns how many of some WMs verify at a threshold, with the exact interval of the rate."""
     passed = sum(verification.passes(each, threshold, scheme=scheme) for each in wm)
     low, high = verification.clopper_pearson(passed, len(wm))
     return {"threshold": threshold, "passed": passed, "of": len(wm), "low": low, "high": high}

@@ -17,11 +17,11 @@ import ml_collections
 import numpy as np
 from matplotlib.figure import Figure
 
-from nullmark_jax import checks, evaluation, models, verification
+from nullmark_jax import checks, evaluation, models
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import experiment
 from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
-from nullmark_jax.experiments.false_positives import THRESHOLDS
+from nullmark_jax.experiments.false_positives import THRESHOLDS, rate_at
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import Record, derived_seed, limited
 from nullmark_jax.experiments.victim import Victim
@@ -72,7 +72,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
                 "name": victim.name,
                 "watermarked": victim.watermarks is not None,
                 "true": accuracies,
-                "rates": [_rate(accuracies, each, victim.scheme) for each in THRESHOLDS],
+                "rates": [rate_at(accuracies, each, victim.scheme) for each in THRESHOLDS],
             }
         )
     return {
@@ -97,18 +97,6 @@ def _tried(
         return record
 
     return measured
-
-
-def _rate(accuracies: list[float], threshold: float, scheme: str) -> Record:
-    passed = sum(verification.passes(each, threshold, scheme=scheme) for each in accuracies)
-    low, high = verification.clopper_pearson(passed, len(accuracies))
-    return {
-        "threshold": threshold,
-        "passed": passed,
-        "of": len(accuracies),
-        "low": low,
-        "high": high,
-    }
 
 
 # For readers.

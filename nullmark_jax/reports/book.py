@@ -10,7 +10,6 @@ page of their own. Nothing in them is written by hand: what contradicts a paper 
 that the experiments make from their numbers.
 """
 
-import importlib.util
 import json
 import pathlib
 import sys
@@ -292,12 +291,7 @@ def _paper(root: pathlib.Path, task: str) -> dict[str, float]:
     if task == "face":  # The papers' faces are others: no row beside the stand-in's.
         return {}
     path = root / "configs" / f"{task}.py"
-    spec = importlib.util.spec_from_file_location(f"nullmark_config_{task}", path)
-    if spec is None or spec.loader is None or not path.exists():
-        raise InputError(f"{path}: there is no such config; run this in the project's folder")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config().paper.to_dict()
+    return program.load_config_file(path).get_config().paper.to_dict()
 
 
 def with_table(readme: str, table: Table) -> str:
