@@ -3,7 +3,6 @@
 import datetime
 import os
 import pathlib
-import shlex
 import subprocess
 import sys
 from typing import Any
@@ -13,15 +12,15 @@ import jax
 from nullmark_jax import parallel
 
 
-def describe(program: str) -> dict[str, Any]:
+def describe(command: str) -> dict[str, Any]:
     """Returns what a result depends on beside its config: code, command, versions, hardware.
 
     Args:
-      program: the module that runs, "nullmark_jax.main" say.
+      command: what was run, as `program.command_line` writes it; "" where no program was.
     """
     device = jax.local_devices()[0]
     return {
-        "command": shlex.join(["python", "-m", program, *sys.argv[1:]]),
+        "command": command,
         "commit": _commit(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "python": sys.version.split()[0],

@@ -24,14 +24,15 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_string(
         "workdir", None, "The run folder; runs/TASK where none is given.", flag_values=flag_values
     )
-    return program.run(_main, flag_values, argv, __doc__ or "")
+    command = program.command_line("nullmark_jax.main", argv)
+    return program.run(lambda values: _main(values, command), flag_values, argv, __doc__ or "")
 
 
-def _main(flag_values: flags.FlagValues) -> int:
+def _main(flag_values: flags.FlagValues, command: str) -> int:
     config = flag_values.config
     configs.check(config)
     folder = pathlib.Path(flag_values.workdir or f"runs/{config.task}")
-    result = train_and_evaluate(config, folder)
+    result = train_and_evaluate(config, folder, command=command)
     print(table.result_table(result))
     verified = result["metrics"]["verified"]
     if verified is None:

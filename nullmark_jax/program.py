@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 import pathlib
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -97,6 +98,11 @@ def _fail(message: str, status: int) -> int:
     shown = (c if " " <= c <= "~" else c.encode("unicode_escape").decode() for c in line)
     print("".join(shown), file=sys.stderr)
     return status
+
+
+def command_line(module: str, argv: list[str]) -> str:
+    """Returns a program's command as a shell takes it: "python -m nullmark_jax.main --config=..."."""
+    return shlex.join(["python", "-m", module, *argv[1:]])
 
 
 def parse(flag_values: flags.FlagValues, argv: list[str]) -> None:

@@ -68,13 +68,16 @@ _CAPTIONS = {
 }
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
+def train_and_evaluate(
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, command: str = ""
+) -> dict:
     """Trains a watermarked model, writes claim and model, verifies the claim from those files.
 
     Args:
       config: as `nullmark_jax.config.default` describes it.
       workdir: the run folder. A run that was interrupted there goes on, and ends with the same
         model, byte for byte; a finished one is evaluated again.
+      command: what was run, for result.json.
 
     Returns:
       What result.json holds.
@@ -103,7 +106,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
     if embeds and isinstance(marks, Triggers) and config.watermark.scheme == "adi":
         outcome.write_commitments(config, folder, owner, marks)
     # Before the training, which the source tree may not wait for.
-    where = environment.describe("nullmark_jax.main")
+    where = environment.describe(command)
     params, history, seconds = train(config, folder, splits, marks, plan, initial)
 
     model = models.create(config.model, config.data.num_classes, precision=config.precision)

@@ -235,6 +235,8 @@ def collect(
     points: Sequence[Point],
     dead: Mapping[str, str],
     workdir: pathlib.Path,
+    *,
+    command: str = "",
 ) -> dict[str, Any]:
     """Returns what result.json of a sweep holds, from those of its points."""
     axis, groups = axes_of(points)
@@ -255,7 +257,7 @@ def collect(
                     "seconds": result["seconds"],
                 }
             )
-    where = environment.describe("nullmark_jax.sweep")
+    where = environment.describe(command)
     # Of all trainings: the points may have been made at other times.
     for name in ("commit", "device"):
         every = dict.fromkeys(each[name] or "unknown" for each in found)
@@ -295,7 +297,10 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_integer("only", None, "Run this point alone, from 0.", flag_values=flag_values)
     flags.DEFINE_bool("dry_run", False, "Print the commands alone.", flag_values=flag_values)
     given = _config_arguments(argv[1:])
-    return program.run(lambda values: _main(values, given), flag_values, argv, __doc__ or "")
+    command = program.command_line("nullmark_jax.sweep", argv)
+    return program.run(
+        lambda values: _main(values, given, command), flag_values, argv, __doc__ or ""
+    )
 
 
 def _config_arguments(arguments: Sequence[str]) -> list[str]:
@@ -309,7 +314,7 @@ def _config_arguments(arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def _main(flag_values: flags.FlagValues, given: list[str]) -> int:
+def _main(flag_values: flags.FlagValues, given: list[str], command: str) -> int:
     config = flag_values.config
     configs.check(config)
     filename = config_flags.get_config_filename(flag_values["config"])
@@ -334,7 +339,7 @@ def _main(flag_values: flags.FlagValues, given: list[str]) -> int:
         dead = run_points(points[only : only + 1], commands[only : only + 1], workdir, 1)
         return _report_dead(dead)
     dead = run_points(points, commands, workdir, flag_values.jobs)
-    result = collect(config, points, dead, workdir)
+    result = collect(config, points, dead, workdir, command=command)
     write(workdir, result)
     print(sweeps.table(result).markdown())
     print(f"\nthe sweep is in {workdir}; open its report.html")

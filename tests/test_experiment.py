@@ -1,6 +1,7 @@
 """An experiment's program: its run folder, and one line for what it cannot use."""
 
 import json
+import shlex
 
 import pytest
 import tiny_victim
@@ -107,6 +108,9 @@ def test_a_run(capsys, config_file, trained, tmp_path):
     ]
     assert (result["experiment"], result["task"], result["seed"]) == ("counting", "digit", 0)
     assert result["metrics"]["counts"] == [45, 46, 47]
+    # The command line as given, not that of the process that it runs in.
+    command = shlex.split(result["environment"]["command"])
+    assert command == ["python", "-m", "nullmark_jax.experiments.counting", *arguments]
     (victim,) = result["metrics"]["victims"]
     assert victim["name"] == trained.name and victim["seed"] == 0
     stated = json.loads((workdir / "config.json").read_text())

@@ -99,8 +99,17 @@ def run(
     config: ml_collections.ConfigDict,
     folders: list[str],
     workdir: pathlib.Path,
+    *,
+    command: str = "",
 ) -> Result:
     """Runs an experiment, or goes on with an interrupted one; writes its run folder.
+
+    Args:
+      experiment: which.
+      config: as its `default` describes it.
+      folders: its victims' run folders.
+      workdir: its own.
+      command: what was run, for result.json.
 
     Returns:
       What result.json holds.
@@ -129,7 +138,7 @@ def run(
     stated = ml_collections.ConfigDict(config.to_dict())
     stated.experiment = experiment.name
     stated.victims = [{"name": each.name, "model_sha256": each.sha256} for each in victims]
-    where = environment.describe(f"nullmark_jax.experiments.{experiment.name}")
+    where = environment.describe(command)
     journal = Journal(workdir, begin=lambda: claim_folder(workdir, stated), commit=where["commit"])
     metrics = experiment.measure(config, victims, journal)
     # Of an interrupted one all: those that measured, and the one that ended it.
@@ -182,10 +191,13 @@ def main(experiment: Experiment, argv: list[str]) -> int:
         flag_values=flag_values,
     )
 
+    command = program.command_line(f"nullmark_jax.experiments.{experiment.name}", argv)
+
     def body(flag_values: flags.FlagValues) -> int:
         config = flag_values.config
         workdir = flag_values.workdir or f"runs/{experiment.name}-{config.get('task', '')}"
-        result = run(experiment, config, list(flag_values.victim), pathlib.Path(workdir))
+        victims = list(flag_values.victim)
+        result = run(experiment, config, victims, pathlib.Path(workdir), command=command)
         for table in experiment.tables(result):
             print(table.markdown(), end="\n\n")
         print(f"the run is in {workdir}; open its report.html")
