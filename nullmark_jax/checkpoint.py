@@ -1,15 +1,16 @@
-"""Checkpoints of a training run (orbax), one an epoch, whole or absent whatever interrupts."""
+"""Checkpoints of a training run (orbax), whole or absent whatever interrupts, and checked when read."""
 
 import contextlib
+import hashlib
 import logging
 import pathlib
 import shutil
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from types import TracebackType
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,17 +18,34 @@ import orbax.checkpoint as ocp
 
 from nullmark_jax import files
 from nullmark_jax.errors import InputError
-from nullmark_jax.training import TrainState
+from nullmark_jax.stopping import put_off
+from nullmark_jax.training import StepMetrics, TrainState
 
 _KEPT = 2
 _MARGIN = 2**20
+_LOG = logging.getLogger(__name__)
+
+
+class Checkpoint(NamedTuple):
+    """All that a training goes on from.
+
+    Attributes:
+      state: with the number of steps done.
+      metrics: of the steps of the epoch under way, each field [steps of an epoch], 0 for those to come.
+    """
+
+    state: TrainState
+    metrics: StepMetrics
 
 
 class Checkpoints:
-    """The checkpoints of one run folder; a context manager.
+    """The checkpoints of one run folder, each named by its number of steps; a context manager.
 
     Orbax writes a checkpoint to a temporary folder and renames it, so a run killed while it writes
-    finds the one before. SIGINT and SIGTERM wait until orbax is done.
+    finds the one before. SIGINT and SIGTERM wait until orbax is done. With each goes the SHA-256 of what
+    is in it, so that one whose bytes changed on the disk is not taken for a training's state.
+
+    Of several processes one alone may open it.
 
     Raises:
       InputError: the folder cannot be made or read.
@@ -35,13 +53,23 @@ class Checkpoints:
 
     def __init__(self, directory: pathlib.Path) -> None:
         self._directory = directory.absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=_KEPT,
+            enable_async_checkpointing=False,
+            # Orbax waits for no other process.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
+            ),
+            create=False,
+        )
         with _orbax(f"{directory}: cannot hold checkpoints", "give a folder that you may write to"):
             self._directory.mkdir(exist_ok=True)
             # What a killed run left. Orbax would remove it in a thread that nothing waits for.
             for part in self._directory.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(part)
-            self._manager = ocp.CheckpointManager(self._directory, options=options)
+            self._manager = ocp.CheckpointManager(
+                self._directory, options=options, item_names=("state", "digest")
+            )
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -52,26 +80,30 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with _undisturbed():
+        with put_off(signal.SIGINT, signal.SIGTERM):
             self._manager.close()
 
-    def save(self, epoch: int, state: TrainState) -> None:
-        """Writes the state after `epoch` epochs; returns when it is on the disk.
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Writes a checkpoint; returns when it is on the disk.
 
         Raises:
           InputError: the folder cannot be written or is full; nothing of this checkpoint is left.
         """
         # Host arrays: the file is the same whatever devices trained it.
-        arrays = jax.tree.map(np.asarray, state)
+        arrays = jax.tree.map(np.asarray, checkpoint)
         self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
-        saved = ocp.args.StandardSave(arrays)
-        path = self._directory / str(epoch)
+        step = int(arrays.state.step)
+        saved = ocp.args.Composite(
+            state=ocp.args.StandardSave(arrays),
+            digest=ocp.args.JsonSave({"sha256": _digest(arrays)}),
+        )
+        path = self._directory / str(step)
         try:
             with _orbax(f"{path}: cannot be written", "give a folder with room"):
-                self._manager.save(epoch, args=saved)
+                self._manager.save(step, args=saved)
                 self._manager.wait_until_finished()
         except InputError:
-            for part in self._directory.glob(f"{epoch}.*tmp*"):
+            for part in self._directory.glob(f"{step}.*tmp*"):
                 shutil.rmtree(part, ignore_errors=True)
             raise
 
@@ -81,27 +113,63 @@ class Checkpoints:
             file.write(bytes(size + _MARGIN))
             file.flush()
 
-    def latest(self, like: TrainState) -> tuple[int, TrainState]:
-        """Returns the last epoch saved and its state; (0, `like`) where there is none.
+    def latest(self, like: Checkpoint) -> Checkpoint:
+        """Returns the last checkpoint that is whole; `like` where there is none at all.
+
+        One that was damaged is removed, with a warning, and the one before it taken.
 
         Args:
-          like: a state of the same shapes and dtypes.
+          like: a checkpoint of the same shapes and dtypes, of no step.
 
         Raises:
-          InputError: the checkpoint was damaged, or is of another state.
+          InputError: each was damaged, or is of another training; the folder is left as it was.
         """
-        epoch = self._manager.latest_step()
-        if epoch is None:
-            return 0, like
+        failure = None
+        damaged = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                found = self._read(step, like)
+            except InputError as error:
+                failure = failure or error
+                damaged.append(self._directory / str(step))
+                continue
+            for path in damaged:
+                before = self._directory / str(step)
+                _LOG.warning("%s: was damaged; going on from %s, the one before", path, before)
+                shutil.rmtree(path)
+            if damaged:
+                self._manager.reload()
+            return found
+        if failure:
+            raise failure
+        return like
+
+    def _read(self, step: int, like: Checkpoint) -> Checkpoint:
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
-        damaged = f"{self._directory / str(epoch)}: is not a whole checkpoint of this run"
-        remedy = "delete that folder to go on from the one before"
+        damaged = f"{self._directory / str(step)}: is not a whole checkpoint of this run"
+        remedy = f"delete {self._directory} to begin anew"
         with _orbax(damaged, remedy):
-            restored = self._manager.restore(epoch, args=ocp.args.StandardRestore(shapes))
+            read = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(shapes), digest=ocp.args.JsonRestore()
+                ),
+            )
+        restored = jax.tree.map(np.asarray, read["state"])
         found = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), restored)
         if found != shapes:
             raise InputError(f"{damaged} (its shapes differ); {remedy}")
-        return epoch, jax.tree.map(jax.numpy.asarray, restored)
+        if read["digest"] != {"sha256": _digest(restored)} or int(restored.state.step) != step:
+            raise InputError(f"{damaged} (its SHA-256 differs); {remedy}")
+        return restored
+
+
+def _digest(checkpoint: Checkpoint) -> str:
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(checkpoint):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}\n".encode())
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager
@@ -109,7 +177,8 @@ def _orbax(problem: str, remedy: str) -> Iterator[None]:
     """Turns what orbax raises into one InputError line, and keeps its own reports to itself.
 
     After a failure they are kept back for good: the reads and writes that it left under way report
-    later, when their event loop is closed.
+    later, when their event loop is closed. An exception that a signal raises inside orbax would leave its
+    threads at work, and Python might crash as it ends: signals are put off.
     """
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels, report = [logger.level for logger in loggers], sys.unraisablehook
@@ -121,7 +190,7 @@ def _orbax(problem: str, remedy: str) -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     sys.unraisablehook = report_others
-    with _undisturbed():
+    with put_off(signal.SIGINT, signal.SIGTERM):
         try:
             yield
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -137,27 +206,3 @@ def _orbax(problem: str, remedy: str) -> Iterator[None]:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
         sys.unraisablehook = report
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Puts SIGINT and SIGTERM off to the end of the block.
-
-    An exception that a signal raises inside orbax leaves its threads at work, and Python may crash
-    as it ends. Only the main thread gets signals.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    arrived: list[int] = []
-    previous = {
-        stop: signal.signal(stop, lambda number, frame: arrived.append(number))
-        for stop in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for stop, handler in previous.items():
-            signal.signal(stop, handler)
-        for number in arrived:
-            signal.raise_signal(number)

@@ -26,6 +26,7 @@ def describe(command: str) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "jax": jax.__version__,
         "device": f"{parallel.device_count()} x {device.device_kind}",
+        "processes": parallel.process_count(),
         "cpus": os.cpu_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }

@@ -1,4 +1,4 @@
-"""Accuracies of parameters over a whole data set, on all local devices."""
+"""Accuracies of parameters over a whole data set, on the devices of all processes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -74,13 +74,11 @@ def make_evaluator(apply_fn: ApplyFn, dataset: Dataset, *, batch_size: int = _BA
         params, marks = parallel.replicate((params, marks))
         sums = []
         for start in range(0, len(dataset.labels), size):
-            images = dataset.images[start : start + size]
-            labels = dataset.labels[start : start + size]
-            valid = np.arange(size) < len(labels)
-            short = size - len(labels)
-            images = np.pad(images, ((0, short), (0, 0), (0, 0), (0, 0)))
-            labels = np.pad(labels, (0, short))
-            sums.append(run(params, *parallel.share((images, labels, valid), devices), marks))
+            # Of each process its own rows alone; those after the last image are not counted.
+            rows = parallel.share(np.arange(start, start + size), devices)
+            valid = rows < len(dataset.labels)
+            rows = np.minimum(rows, len(dataset.labels) - 1)
+            sums.append(run(params, dataset.images[rows], dataset.labels[rows], valid, marks))
         return jax.tree.map(lambda *fields: np.sum(np.stack(fields), axis=0), *sums)
 
     return evaluate

@@ -1,15 +1,20 @@
 """A run's folder: whose run it holds, and the files by which an interrupted run goes on."""
 
+import contextlib
 import json
+import logging
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
+import filelock
 import ml_collections
 
 from nullmark_jax import checks, files, signing
 from nullmark_jax.errors import InputError
 
 _LARGEST = 2**30
+_LOCK = ".lock"
 
 
 def check_folder(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
@@ -20,7 +25,7 @@ def check_folder(folder: pathlib.Path, config: ml_collections.ConfigDict) -> Non
     path = folder / "config.json"
     with files.writing(folder):
         entries = list(folder.iterdir()) if folder.is_dir() else []
-    found = {entry.name for entry in entries if not files.is_part(entry)}
+    found = {entry.name for entry in entries if not files.is_part(entry)} - {_LOCK}
     if path.name in found:
         if files.read_bounded(path, _LARGEST) != to_json(config.to_dict()):
             raise InputError(
@@ -41,17 +46,43 @@ def make_folder(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None
         files.write_whole(path, to_json(config.to_dict()))
 
 
-def claim_folder(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Makes the run folder and writes config.json, or finds this config's run there.
+@contextlib.contextmanager
+def claim_folder(folder: pathlib.Path, config: ml_collections.ConfigDict) -> Iterator[None]:
+    """Makes the run folder and writes config.json, or finds this config's run there; its own in the block.
 
-    What a killed process was writing is removed.
+    What a killed process was writing is removed. The system frees the folder when a process is killed. Of
+    a file system without locks a warning says that two runs in one folder would not be noticed.
 
     Raises:
-      InputError: the folder cannot be written, holds another config's run, or something else.
+      InputError: the folder cannot be written, holds another config's run, or something else; or another
+        process is at work in it.
     """
     make_folder(folder, config)
-    for part in filter(files.is_part, folder.rglob("*")):
-        part.unlink(missing_ok=True)
+    with _locked(folder):
+        for part in filter(files.is_part, folder.rglob("*")):
+            part.unlink(missing_ok=True)
+        yield
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[None]:
+    lock = filelock.FileLock(folder / _LOCK)
+    with files.writing(folder):
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise InputError(
+                f"--workdir: another process is at work in {folder}; wait for it, or give another "
+                "folder"
+            ) from error
+        except NotImplementedError:
+            logging.getLogger(__name__).warning(
+                "%s: lies on a file system without locks; start no second run in it", folder
+            )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_verifier(folder: pathlib.Path, *, owner: str, timestamp: str) -> None:

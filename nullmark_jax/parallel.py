@@ -4,28 +4,90 @@ A step is written for one device's share of a batch and averages what it must th
 `pmap` here gives it a share each. State is replicated by specification (`in_axes=None`,
 `out_axes=None`), so no array ever carries a device axis outside this file.
 
-A population is dealt instead: each device has members of its own (`pmap_members`), and averages nothing.
+Several processes, on several hosts say, work on one model within `joined`: a batch is then shared by the
+devices of all, each process picks the images of its own devices' shares, and all end with the same
+parameters. What is read from and written to the disk for the run is the first's.
+
+A population is dealt instead: each local device has members of its own (`pmap_members`), and averages
+nothing.
 
 Under pmap `average(grad(loss))` is the gradient of the averaged loss, and `grad(average(loss))` is
 not; `out_axes=None` silently returns device 0's value where an average was forgotten. The tests
 hold every use against one device on the whole batch.
 """
 
-from collections.abc import Callable
+import contextlib
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nullmark_jax.errors import InputError
 
 Tree = TypeVar("Tree")
 AXIS = "devices"
+# How long a process may be silent before the others count it as lost.
+_HEARTBEAT_SECONDS = 30
+
+
+@contextlib.contextmanager
+def joined(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> Iterator[None]:
+    """Joins the other processes of a run for the block; before anything else is asked of jax.
+
+    Where one of them is lost jax ends the others, which says so, within a minute.
+
+    Args:
+      coordinator: HOST:PORT of the first process; "" where Slurm, a TPU pod or Kubernetes tells jax all.
+      num_processes: how many they are.
+      process_id: which of them this one is, from 0.
+
+    Raises:
+      InputError: nothing tells jax of the others, or they do not come.
+    """
+    if coordinator and not 0 <= process_id < num_processes:
+        raise InputError(
+            f"--process_id: {process_id} of --num_processes={num_processes} is out of range; with "
+            "--coordinator give both, the first process being 0"
+        )
+    try:
+        jax.distributed.initialize(
+            coordinator or None,
+            num_processes if coordinator else None,
+            process_id if coordinator else None,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+        )
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"--distributed: the processes cannot be joined ({reason}); start them by Slurm, on a TPU "
+            "pod or on Kubernetes, or give --coordinator=HOST:PORT, --num_processes and --process_id"
+        ) from error
+    yield
+    jax.distributed.shutdown()
+
+
+def process_count() -> int:
+    """Returns how many processes work on the run."""
+    return jax.process_count()
+
+
+def is_first() -> bool:
+    """Returns whether this process is the one that reads and writes the run's folder."""
+    return jax.process_index() == 0
 
 
 def device_count() -> int:
-    """Returns the number of local devices that `pmap` runs on."""
+    """Returns the number of devices, of all processes, that share a batch."""
+    return jax.device_count()
+
+
+def local_device_count() -> int:
+    """Returns the number of this process's devices."""
     return jax.local_device_count()
 
 
@@ -53,10 +115,15 @@ def check_divisible(name: str, value: int, devices: int) -> None:
 
 
 def share(tree: Tree, devices: int, axis: int = 0) -> Tree:
-    """Returns host arrays with a leading device axis: device d takes every d-th row of `axis`.
+    """Returns host arrays with a leading axis of this process's devices: device d takes every d-th row.
 
     Rows are dealt like cards, so that the first k rows of a batch (the ones with marked copies) are
-    the first k / devices rows of every share.
+    the first k / devices rows of every share. Which device a share goes to does not matter to a mean.
+
+    Args:
+      tree: the same in every process.
+      devices: of all processes.
+      axis: of the rows.
 
     Raises:
       InputError: the rows cannot be shared equally.
@@ -66,7 +133,9 @@ def share(tree: Tree, devices: int, axis: int = 0) -> Tree:
         check_divisible("rows", array.shape[axis], devices)
         each = array.shape[axis] // devices
         split = (*array.shape[:axis], each, devices, *array.shape[axis + 1 :])
-        return np.ascontiguousarray(np.moveaxis(array.reshape(split), axis + 1, 0))
+        dealt = np.moveaxis(array.reshape(split), axis + 1, 0)
+        own = devices // process_count()
+        return np.ascontiguousarray(dealt[own * jax.process_index() :][:own])
 
     return jax.tree.map(deal, tree)
 
@@ -83,7 +152,7 @@ def replicate(tree: Tree) -> Tree:
 def pmap_shares(
     function: Callable[..., Any], cut: tuple[bool, ...], *, donate: tuple[int, ...] = ()
 ) -> Callable[..., Any]:
-    """Returns `function` on all local devices at once.
+    """Returns `function` on the devices of all processes at once, each of which must call it.
 
     Args:
       function: takes one device's shares, and uses `average` or `total` on everything it returns.
@@ -108,7 +177,7 @@ def deal_members(tree: Tree, axis: int = 0) -> Tree:
       tree: leaves with an axis of members.
       axis: which that is.
     """
-    devices = device_count()
+    devices = local_device_count()
 
     def deal(array: np.ndarray) -> np.ndarray:
         array = np.asarray(array)
@@ -153,5 +222,81 @@ def pmap_members(
     return jax.pmap(
         function,
         in_axes=tuple(0 if has_members else None for has_members in dealt),
+        devices=jax.local_devices(),
         donate_argnums=donate,
     )
+
+
+def from_first(work: Callable[[], Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """Returns in every process the arrays that `work` returns in the first, which alone calls it.
+
+    Raises:
+      InputError: `work` did, and so all do.
+    """
+    if process_count() == 1:
+        return list(work())
+    failure, message = None, b""
+    if is_first():
+        try:
+            stream = io.BytesIO()
+            np.savez(stream, *work())
+            message = stream.getvalue()
+        except InputError as error:
+            # No archive begins so.
+            failure, message = error, b"!" + str(error).encode()
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
+    sent = np.frombuffer(message, np.uint8) if is_first() else np.zeros(size, np.uint8)
+    message = np.asarray(multihost_utils.broadcast_one_to_all(sent)).tobytes()
+    if message.startswith(b"!"):
+        raise failure or InputError(f"process 0: {message[1:].decode()}")
+    with np.load(io.BytesIO(message), allow_pickle=False) as arrays:
+        return list(arrays.values())
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Ends the block in all processes alike: an InputError in one is one in all.
+
+    Without it the others would wait in vain for the one that gave up.
+    """
+    failure = None
+    try:
+        yield
+    except InputError as error:
+        if process_count() == 1:
+            raise
+        failure = error
+    if process_count() > 1:
+        failed = np.ravel(multihost_utils.process_allgather(np.int32(failure is not None)))
+        if failure is not None:
+            raise failure
+        if failed.any():
+            raise InputError(f"process {failed.argmax()}: cannot go on, and says why; mend that")
+
+
+def check_same(name: str, *contents: bytes | np.ndarray) -> None:
+    """Raises InputError in all processes where `contents` are not the same in each."""
+    if process_count() == 1:
+        return
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(content if isinstance(content, bytes) else content.tobytes())
+    own = np.frombuffer(digest.digest(), np.uint8)
+    every = np.asarray(multihost_utils.process_allgather(own))
+    other = (every != every[0]).any(axis=1)
+    if other.any():
+        raise InputError(
+            f"{name}: is another in process {other.argmax()} than in process 0; give all the same"
+        )
+
+
+def stop_agreed(step: int) -> bool:
+    """Returns whether all processes are to stop after this step, one of them having got SIGTERM.
+
+    jax's preemption service spreads the word and picks a step that none of them is past, so that all stop
+    after the same one. Every process must ask at every step.
+
+    Args:
+      step: a number that grows.
+    """
+    return bool(multihost_utils.reached_preemption_sync_point(step))

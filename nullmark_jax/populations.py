@@ -47,7 +47,9 @@ class Part(NamedTuple):
 
 def at_once() -> int:
     """Returns how many members all local devices train at once."""
-    return parallel.device_count() * (_ON_ACCELERATOR if parallel.on_accelerator() else _ON_CPU)
+    return parallel.local_device_count() * (
+        _ON_ACCELERATOR if parallel.on_accelerator() else _ON_CPU
+    )
 
 
 def stack(trees: Sequence[Tree]) -> Tree:

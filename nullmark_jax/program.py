@@ -1,25 +1,21 @@
 """What the command-line programs share: flags in, an exit status out, one line for bad input."""
 
-import contextlib
 import importlib.util
-import os
 import pathlib
 import shlex
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from types import FrameType, ModuleType
-from typing import NoReturn
+from collections.abc import Callable
+from types import ModuleType
 
 from absl import flags
 from ml_collections import config_flags
 
+from nullmark_jax import stopping
 from nullmark_jax.errors import InputError, TrainingDiverged
 
 UNUSABLE = 2
 """Exit status of every program for input that it cannot use."""
 DIVERGED = 3
-_STOPS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 def run(
@@ -37,15 +33,16 @@ def run(
       description: printed above the flags for --help.
 
     Returns:
-      What `body` returned; 0 after --help. One line on stderr and 2 after an InputError, or where
-      the system refuses a file; 3 after a TrainingDiverged; 130 after Ctrl-C; 143 after SIGTERM
-      (which end the process themselves where jax is at work).
+      What `body` returned; 0 after --help. One line on stderr and 2 after an InputError, or where the
+      system refuses a file; 3 after a TrainingDiverged; 130 after Ctrl-C; after SIGTERM 0 where a
+      training's state was written, which the line says, and else 143 (either ends the process itself where
+      jax is at work).
     """
     if {"--help", "-help", "-h"} & set(argv[1:]):
         print(f"{description}\n{flag_values.get_help()}")
         return 0
     try:
-        with _stoppable():
+        with stopping.stoppable():
             parse(flag_values, argv)
             return body(flag_values)
     except InputError as error:
@@ -54,42 +51,10 @@ def run(
         return _fail(f"{error}; check the disk and the permissions", UNUSABLE)
     except TrainingDiverged as error:
         return _fail(str(error), DIVERGED)
-    except _Stopped as stop:
-        return _fail(_stop_line(stop.number), 128 + stop.number)
-
-
-class _Stopped(BaseException):
-    """SIGINT or SIGTERM, as an exception, so that what is being written is cleaned up."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Makes SIGINT and SIGTERM end the block with a `_Stopped`, or the process, below jax."""
-    previous = {number: signal.signal(number, _stop) for number in _STOPS}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    while frame is not None:
-        # jax compiles in a thread of its own, which crashes the process once an exception has freed
-        # what it reads; and jax's callback of the garbage collector loses exceptions.
-        if frame.f_globals.get("__name__", "").partition(".")[0] == "jax":
-            bar_end = "\n" if os.isatty(2) else ""
-            os.write(2, f"{bar_end}{_stop_line(number)}\n".encode())
-            os._exit(128 + number)
-        frame = frame.f_back
-    raise _Stopped(number)
-
-
-def _stop_line(number: int) -> str:
-    return f"{_STOPS[number]}; give the same command again to go on"
+    except stopping.Preempted as stop:
+        return _fail(str(stop), 0)
+    except stopping.Stopped as stop:
+        return _fail(str(stop), 128 + stop.number)
 
 
 def _fail(message: str, status: int) -> int:

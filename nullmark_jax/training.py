@@ -235,14 +235,21 @@ def on_devices(
 
 
 class Epoch(NamedTuple):
-    """What `fit` yields after each epoch: its number from 1, the state, and each step's metrics.
+    """What `fit` yields after each epoch, and where it stops.
 
-    The metrics are NumPy arrays [steps].
+    Attributes:
+      number: from 1.
+      state: after the epoch's last step, or the last one before the stop.
+      metrics: each step's so far, NumPy arrays [steps done of the epoch].
+      complete: whether all steps of the epoch are done.
+      stopped: whether `fit` was asked to stop, and ends with this.
     """
 
     number: int
     state: TrainState
     metrics: StepMetrics
+    complete: bool = True
+    stopped: bool = False
 
 
 def fit(
@@ -256,13 +263,16 @@ def fit(
     first_epoch: int,
     epochs: int,
     learning_rate: optax.Schedule = lambda step: math.nan,
+    before: StepMetrics | None = None,
     stop_where_diverged: bool = True,
     on_step: Callable[[int], object] = lambda steps: None,
+    asked_to_stop: Callable[[int], bool] = lambda step: False,
 ) -> Iterator[Epoch]:
-    """Trains on all local devices; yields after each epoch from `first_epoch` (1 is the first) on.
+    """Trains on all devices; yields after each epoch from `first_epoch` (1 is the first) on.
 
     Args:
-      state: as after `first_epoch - 1` epochs. Its memory is given to the next state.
+      state: as after `first_epoch - 1` epochs and the steps of `before`. Its memory is given to the next
+        state.
       step: made by `on_devices`.
       images: uint8 [N, H, W, C], on the host.
       labels: int32 [N].
@@ -270,8 +280,12 @@ def fit(
       plan: epoch -> its batches (`epoch_batches`).
       epochs: the last epoch's number.
       learning_rate: for the message when the loss stops being finite.
+      before: the metrics of those steps of the first epoch that are done already, at whose end a dispatch
+        ended.
       stop_where_diverged: False for an attacker, whose ruined model is a result like another.
       on_step: told after each dispatch how many steps it ran (progress).
+      asked_to_stop: told after each dispatch how many steps of the first to the last epoch are done;
+        returns whether to stop there.
 
     Raises:
       TrainingDiverged: a loss or a gradient was not finite; says at which epoch, step and learning
@@ -279,6 +293,7 @@ def fit(
     """
     devices = parallel.device_count()
     run, steps_per_dispatch, resident = step
+    stopped = False
     scanned = steps_per_dispatch > 1
     if resident:
         images, labels = parallel.replicate((images, labels))
@@ -294,10 +309,15 @@ def fit(
         return images[part.index], labels[part.index], part._replace(index=rows)
 
     for epoch in range(first_epoch, epochs + 1):
-        done: list[StepMetrics] = []
-        running: list[StepMetrics] = []
         batches = plan(epoch)
-        parts = list(dispatches(batches, steps_per_dispatch))
+        steps = len(batches.index)
+        done = [] if before is None else [before]
+        at = 0 if before is None else len(before.loss)
+        before = None
+        running: list[StepMetrics] = []
+        parts = list(
+            dispatches(jax.tree.map(lambda rows, at=at: rows[at:], batches), steps_per_dispatch)
+        )
         with ThreadPoolExecutor(max_workers=1) as host:
             ahead = host.submit(prepare, parts[0])
             for i, part in enumerate(parts, start=1):
@@ -306,14 +326,21 @@ def fit(
                     ahead = host.submit(prepare, parts[i])
                 state, metrics = run(state, pictures, answers, batch, marks)
                 running.append(metrics)
+                of_dispatch = part.index.shape[0] if scanned else 1
+                at += of_dispatch
+                stopped = asked_to_stop((epoch - 1) * steps + at)
                 # Reading a loss waits for the device, so that dispatches run ahead in between.
-                if i % _CHECK_EVERY == 0 or i == len(parts):
+                if i % _CHECK_EVERY == 0 or i == len(parts) or stopped:
                     done.append(merge(running))
                     running = []
                     if stop_where_diverged:
-                        _check_finite(merge(done), epoch, len(batches.index), learning_rate)
-                on_step(part.index.shape[0] if scanned else 1)
-        yield Epoch(epoch, state, merge(done))
+                        _check_finite(merge(done), epoch, steps, learning_rate)
+                on_step(of_dispatch)
+                if stopped:
+                    break
+        yield Epoch(epoch, state, merge(done), at == steps, stopped)
+        if stopped:
+            return
 
 
 _CHECK_EVERY = 16

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tiny_task
 
 from nullmark_jax import losses, models, training
 
@@ -150,3 +151,37 @@ def test_pytorch_has_the_same_net_and_objective(task, monkeypatch):
     )
     ours = losses.objective(terms, true_weight=1.0, null_weight=1.0)
     assert theirs == pytest.approx(float(ours), rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory):
+    config = tiny_task.write(tmp_path_factory.mktemp("task"))
+    return ["--", f"--config={config}", *tiny_task.EXPERIMENT]
+
+
+def test_a_run_killed_at_random_moments_is_compared_with_an_unbroken_one(tiny_run):
+    done = run("endurance.py", "--what=kills", "--kills=2", "--within=6", "--json", *tiny_run)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert sum(found["kills"].values()) == 2 and found["epochs"] == 2
+    assert list(found["same_bytes"].values()) == [True] * 4 and found["left_behind"] == []
+
+
+def test_a_run_s_memory_is_read_epoch_by_epoch(tiny_run, tmp_path):
+    figure = tmp_path / "memory.png"
+    arguments = ["--json", f"--figure={figure}", *tiny_run, "--config.epochs=40"]
+    done = run("endurance.py", "--what=memory", *arguments)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert 4 <= len(found["epochs"]) == len(found["resident_bytes"])
+    assert found["epochs"] == sorted(set(found["epochs"])) and found["epochs"][-1] <= 40
+    assert all(2**26 < size < 2**34 for size in found["resident_bytes"])
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_endurance_without_a_run_is_one_line():
+    done = run("endurance.py", "--what=kills")
+    assert done.returncode == 1
+    assert done.stderr.strip() == (
+        "no run: give -- and its arguments, --config=configs/quickstart.py say"
+    )

@@ -10,6 +10,16 @@ from nullmark_jax import folder as folders
 from nullmark_jax.errors import InputError
 
 
+def claim(folder, config):
+    with folders.claim_folder(folder, config):
+        pass
+
+
+def names(folder):
+    """Those of a folder's entries but the lock's."""
+    return {entry.name for entry in folder.iterdir()} - {".lock"}
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return tmp_path_factory.mktemp("data")
@@ -17,10 +27,10 @@ def data(tmp_path_factory):
 
 def test_a_folder_is_claimed_once_and_found_again(data, tmp_path):
     config, folder = tiny_task.config(data), tmp_path / "a" / "b"
-    folders.claim_folder(folder, config)
+    claim(folder, config)
     text = (folder / "config.json").read_text()
     (folder / "more").write_text("kept")
-    folders.claim_folder(folder, config)
+    claim(folder, config)
     assert (folder / "config.json").read_text() == text
     assert (folder / "more").read_text() == "kept"
 
@@ -28,15 +38,38 @@ def test_a_folder_is_claimed_once_and_found_again(data, tmp_path):
 def test_what_a_killed_process_was_writing_is_no_foreign_file(data, tmp_path):
     part = tmp_path / ".config.json.0123456789abcdef.part"
     part.write_text("{")
-    folders.claim_folder(tmp_path, tiny_task.config(data))
-    assert [entry.name for entry in tmp_path.iterdir()] == ["config.json"]
+    claim(tmp_path, tiny_task.config(data))
+    assert names(tmp_path) == {"config.json"}
+
+
+def test_a_folder_at_work_is_refused_until_it_is_free(data, tmp_path):
+    config = tiny_task.config(data)
+    part = tmp_path / ".model.0123456789abcdef.part"
+    refused = r"^--workdir: another process is at work in .*; wait for it, or give another folder$"
+    with folders.claim_folder(tmp_path, config):
+        part.write_text("the first one's")
+        with pytest.raises(InputError, match=refused):
+            claim(tmp_path, config)
+        assert part.exists()
+    claim(tmp_path, config)
+    assert not part.exists()
+
+
+def test_a_file_system_without_locks_is_warned_of(data, tmp_path, monkeypatch, caplog):
+    def none(lock, **options):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(folders.filelock.FileLock, "acquire", none)
+    claim(tmp_path, tiny_task.config(data))
+    (record,) = (each for each in caplog.records if each.name == "nullmark_jax.folder")
+    assert record.getMessage().endswith("a file system without locks; start no second run in it")
 
 
 def test_another_config_s_run_is_left_alone(data, tmp_path):
-    folders.claim_folder(tmp_path, tiny_task.config(data))
+    claim(tmp_path, tiny_task.config(data))
     before = (tmp_path / "config.json").read_bytes()
     with pytest.raises(InputError, match=r"^--workdir: .* holds the run of another config"):
-        folders.claim_folder(tmp_path, tiny_task.config(data, seed=1))
+        claim(tmp_path, tiny_task.config(data, seed=1))
     assert (tmp_path / "config.json").read_bytes() == before
 
 
@@ -44,14 +77,14 @@ def test_another_config_s_run_is_left_alone(data, tmp_path):
 def test_a_damaged_config_json_is_one_line(data, tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(InputError, match=r"config.json differs"):
-        folders.claim_folder(tmp_path, tiny_task.config(data))
+        claim(tmp_path, tiny_task.config(data))
     assert (tmp_path / "config.json").read_text() == text
 
 
 def test_a_config_json_that_cannot_be_read_is_one_line(data, tmp_path):
     (tmp_path / "config.json").mkdir()
     with pytest.raises(InputError, match=r"config.json: cannot be read \(Is a directory\)"):
-        folders.claim_folder(tmp_path, tiny_task.config(data))
+        claim(tmp_path, tiny_task.config(data))
 
 
 @pytest.mark.parametrize("name", ["x", ".hidden", "model.part"])
@@ -60,7 +93,7 @@ def test_a_foreign_folder_is_left_alone(data, tmp_path, name):
     part = tmp_path / ".x.0123456789abcdef.part"
     part.write_text("theirs too")
     with pytest.raises(InputError, match=r"^--workdir: .* is not empty and holds no run"):
-        folders.claim_folder(tmp_path, tiny_task.config(data))
+        claim(tmp_path, tiny_task.config(data))
     assert {entry.name for entry in tmp_path.iterdir()} == {name, part.name}
 
 
@@ -68,7 +101,7 @@ def test_a_file_in_the_folder_s_place_is_one_line(data, tmp_path):
     (tmp_path / "run").write_text("theirs")
     for folder in (tmp_path / "run", tmp_path / "run" / "below"):
         with pytest.raises(InputError, match=r": cannot be written \((File exists|Not a dir)"):
-            folders.claim_folder(folder, tiny_task.config(data))
+            claim(folder, tiny_task.config(data))
     assert (tmp_path / "run").read_text() == "theirs"
 
 

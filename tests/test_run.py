@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 import tiny_task
 
-from nullmark_jax import claim, models, nullspace, owner, run, signing, standardization
+from nullmark_jax import (
+    claim,
+    models,
+    nullspace,
+    owner,
+    run,
+    signing,
+    standardization,
+    trainer,
+)
 from nullmark_jax.data import Dataset, Splits
 from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
@@ -42,7 +51,7 @@ def trained(data, tmp_path_factory):
 
 def test_the_folder_holds_what_the_design_names(trained):
     folder, _ = trained
-    assert sorted(entry.name for entry in folder.iterdir()) == [
+    assert sorted(entry.name for entry in folder.iterdir() if entry.name != ".lock") == [
         "checkpoints",
         "claim.json",
         "config.json",
@@ -59,7 +68,7 @@ def test_the_folder_holds_what_the_design_names(trained):
         "example.png",
         "pattern.png",
     ]
-    assert sorted(entry.name for entry in (folder / "checkpoints").iterdir()) == ["5", "6"]
+    assert sorted(entry.name for entry in (folder / "checkpoints").iterdir()) == ["30", "36"]
 
 
 def test_the_result(trained):
@@ -83,6 +92,7 @@ def test_the_result(trained):
         "python",
         "jax",
         "device",
+        "processes",
         "cpus",
         "xla_flags",
     }
@@ -139,7 +149,7 @@ def test_a_run_cut_short_goes_on_to_the_same_bytes(trained, data, tmp_path):
     cut = tmp_path / "run"
     shutil.copytree(folder, cut)
     # As a process killed while it wrote the last checkpoint leaves it.
-    (cut / "checkpoints" / "6").rename(cut / "checkpoints" / "6.orbax-checkpoint-tmp")
+    (cut / "checkpoints" / "36").rename(cut / "checkpoints" / "36.orbax-checkpoint-tmp")
     for name in ("model.safetensors", "claim.json", "result.json"):
         (cut / name).unlink()
     (cut / ".metrics.jsonl.0123456789abcdef.part").write_text("{")
@@ -149,7 +159,7 @@ def test_a_run_cut_short_goes_on_to_the_same_bytes(trained, data, tmp_path):
         assert (cut / name).read_bytes() == (folder / name).read_bytes(), name
     assert again["metrics"] == result["metrics"]
     assert 1000 < again["seconds"] < 1000 + 300  # of both starts
-    assert sorted(entry.name for entry in (cut / "checkpoints").iterdir()) == ["5", "6"]
+    assert sorted(entry.name for entry in (cut / "checkpoints").iterdir()) == ["30", "36"]
     assert not list(cut.rglob("*.part"))
 
 
@@ -168,7 +178,7 @@ def test_the_recipes_parts_end_in_a_plain_model_and_resume_to_the_same_bytes(dat
     folder, cut = tmp_path / "whole", tmp_path / "cut"
     run.train_and_evaluate(config, folder)
     shutil.copytree(folder, cut)
-    shutil.rmtree(cut / "checkpoints" / "2")
+    shutil.rmtree(cut / "checkpoints" / "12")
     (cut / "model.safetensors").unlink()
     run.train_and_evaluate(config, cut)
     for name in ("model.safetensors", "metrics.jsonl"):
@@ -198,7 +208,7 @@ def test_the_first_layer_s_gradient_does_not_grow_with_lambda_in_null_space(data
     """As it does (with lambda, by a thousand) where copies reach the first layer."""
     config = tiny_task.config(data, **RECIPES)
     model = models.create("digit", 3, precision="highest")
-    project, marked_logits = run.parametrization(config, model)
+    project, marked_logits = trainer.parametrization(config, model)
     params = models.init_params(model, jax.random.key(0), (16, 16, 1))
     images = jax.random.uniform(jax.random.key(1), (4, 16, 16, 1))
     pattern = np.zeros((1, 16, 16), np.int8)
@@ -363,9 +373,9 @@ def test_devices_that_cannot_share_a_batch_are_one_line(data, tmp_path):
     program = (
         "import pathlib, sys; sys.path.insert(0, sys.argv[1])\n"
         "import tiny_task\n"
-        "from nullmark_jax import run\n"
+        "from nullmark_jax import trainer\n"
         "config = tiny_task.config(pathlib.Path(sys.argv[2]), **{'loss.inject_ratio': 0.25})\n"
-        "run.make_plan(config, run.data.load(**config.data.to_dict(), seed=0).train, 1)\n"
+        "trainer.make_plan(config, trainer.data.load(**config.data.to_dict(), seed=0).train, 1)\n"
     )
     answer = subprocess.run(
         [sys.executable, "-c", program, str(tiny_task.__file__).rsplit("/", 1)[0], data],

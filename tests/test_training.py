@@ -79,7 +79,7 @@ def train(data, watermarks, *, plan, epochs=12, **options):
         average=parallel.average,
         **options.pop("step", {}),
     )
-    state = training.init_state(initial_params(), optimizer)
+    state = options.pop("state", None) or training.init_state(initial_params(), optimizer)
     placed = {
         name: options.pop(name) for name in ("steps_per_dispatch", "resident") if name in options
     }
@@ -91,7 +91,7 @@ def train(data, watermarks, *, plan, epochs=12, **options):
             data.labels,
             watermarks,
             plan=plan,
-            first_epoch=1,
+            first_epoch=options.pop("first_epoch", 1),
             epochs=epochs,
             **options,
         )
@@ -323,6 +323,49 @@ def test_a_loss_that_stops_being_finite_says_when(steps_per_dispatch):
     assert "epoch 2, step 21, learning rate 0.07:" in message
     assert "config.optimizer.learning_rate" in message and "checkpoint is kept" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("options", [{}, {"steps_per_dispatch": 8}, {"resident": False}])
+@pytest.mark.parametrize("stop_at", [57, 64, 100])
+def test_a_training_stopped_in_an_epoch_goes_on_to_the_same_bytes(stop_at, options):
+    asked = []
+
+    def asked_to_stop(step):
+        asked.append(step)
+        return step >= stop_at
+
+    data, marks = bars(100, seed=0), random_watermarks(2)
+    plan = make_plan(data, batch_size=2, marked=2)
+    whole = train(data, marks, plan=plan, epochs=3, **dict(options))
+    cut = train(data, marks, plan=plan, epochs=3, asked_to_stop=asked_to_stop, **dict(options))
+    # 50 steps an epoch, a dispatch of 8 steps or what is left of the epoch.
+    size = options.get("steps_per_dispatch", 1)
+    ends = [50 * epoch + min(at + size, 50) for epoch in (0, 1, 2) for at in range(0, 50, size)]
+    end = next(each for each in ends if each >= stop_at)
+    assert asked == ends[: ends.index(end) + 1]
+    last = cut[-1]
+    assert [(epoch.number, epoch.stopped) for epoch in cut] == [(1, False), (2, True)]
+    assert int(last.state.step) == end and last.complete == (end == 100)
+    assert len(last.metrics.loss) == end - 50
+    rest = train(
+        data,
+        marks,
+        plan=plan,
+        epochs=3,
+        state=jax.tree.map(np.asarray, last.state),
+        before=None if last.complete else last.metrics,
+        first_epoch=3 if last.complete else 2,
+        **dict(options),
+    )
+    for ours, theirs in zip(rest, whole[-len(rest) :], strict=True):
+        assert ours.number == theirs.number and ours.complete and not ours.stopped
+        assert_same_bytes(ours.metrics, theirs.metrics)
+    assert_same_bytes(rest[-1].state, whole[-1].state)
+
+
+def assert_same_bytes(tree, other):
+    for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
 def test_an_infinite_loss_that_comes_back_is_found_too():

@@ -1,5 +1,6 @@
 """What every experiment's program shares: victims and config in, a run folder out."""
 
+import contextlib
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -139,8 +140,26 @@ def run(
     stated.experiment = experiment.name
     stated.victims = [{"name": each.name, "model_sha256": each.sha256} for each in victims]
     where = environment.describe(command)
-    journal = Journal(workdir, begin=lambda: claim_folder(workdir, stated), commit=where["commit"])
-    metrics = experiment.measure(config, victims, journal)
+    with contextlib.ExitStack() as held:
+
+        def begin() -> None:
+            held.enter_context(claim_folder(workdir, stated))
+
+        journal = Journal(workdir, begin=begin, commit=where["commit"])
+        metrics = experiment.measure(config, victims, journal)
+        return _write(experiment, config, victims, journal, metrics, where, workdir)
+
+
+def _write(
+    experiment: Experiment,
+    config: ml_collections.ConfigDict,
+    victims: list[Victim],
+    journal: Journal,
+    metrics: Metrics,
+    where: dict[str, Any],
+    workdir: pathlib.Path,
+) -> Result:
+    """Writes figures, result.json and report.html; returns what result.json holds."""
     # Of an interrupted one all: those that measured, and the one that ended it.
     commits = dict.fromkeys([*journal.commits, where["commit"]])
     where["commit"] = " and ".join(commit or "unknown" for commit in commits)

@@ -1,0 +1,152 @@
+"""What a training survives: kill -9 at random moments, and a thousand epochs in flat memory.
+
+    python benchmarks/endurance.py --what=kills [--kills=50] [--json] -- --config=configs/quickstart.py ...
+    python benchmarks/endurance.py --what=memory [--json] [--figure=OUT.png] -- --config=FILE.py ...
+
+What stands behind -- goes to `python -m nullmark_jax.main`, but for --workdir; name a key and a timestamp.
+`kills` starts the run again and again, each time killed at a moment drawn from the first --within seconds
+after its start (imports, compilation, steps, checkpoints, whatever it is at), then lets it end, and compares
+its files with those of a run that nothing stopped, byte for byte; exit status 1 where one differs. `memory`
+lets a run end and reads its resident memory from /proc about once an epoch.
+"""
+
+import json
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+import time
+
+import matplotlib
+import numpy as np
+from absl import app, flags
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+_WHAT = flags.DEFINE_enum("what", None, ["kills", "memory"], "Which.", required=True)
+_JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
+_KILLS = flags.DEFINE_integer("kills", 50, "How often it is killed.", lower_bound=1)
+_WITHIN = flags.DEFINE_float("within", 8.0, "Latest moment after a start, seconds.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
+_FIGURE = flags.DEFINE_string("figure", None, "Draw the memory's curve here.")
+
+# Of a run with a key and a timestamp in its config; the rest says when and how long, or is drawn.
+FILES = ("model.safetensors", "claim.json", "config.json", "metrics.jsonl")
+
+
+def start(arguments: list[str], workdir: pathlib.Path) -> subprocess.Popen:
+    """Starts a run; what it says goes to a file beside its folder."""
+    command = [sys.executable, "-m", "nullmark_jax.main", *arguments, f"--workdir={workdir}"]
+    with open(workdir.with_suffix(".log"), "a") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log)
+
+
+def finish(arguments: list[str], workdir: pathlib.Path) -> None:
+    """Runs to the end."""
+    if start(arguments, workdir).wait() not in (0, 1):
+        sys.exit(f"{workdir.with_suffix('.log').read_text().splitlines()[-1]}")
+
+
+def kills(arguments: list[str], folder: pathlib.Path) -> dict:
+    """Returns what --json prints of `kills`."""
+    whole, killed = folder / "whole", folder / "killed"
+    finish(arguments, whole)
+    moments = random.Random(_SEED.value)
+    at = {
+        "before the first epoch": 0,
+        "in training": 0,
+        "after the last epoch": 0,
+        "not in time": 0,
+    }
+    epochs = len((whole / "metrics.jsonl").read_text().splitlines())
+    for _ in range(_KILLS.value):
+        process = start(arguments, killed)
+        try:
+            process.wait(moments.uniform(0, _WITHIN.value))
+            at["not in time"] += 1
+            continue
+        except subprocess.TimeoutExpired:
+            process.kill()
+        process.wait()
+        path = killed / "metrics.jsonl"
+        done = len(path.read_text().splitlines()) if path.exists() else 0
+        when = "in training" if 0 < done < epochs else "after the last epoch"
+        at[when if done else "before the first epoch"] += 1
+    finish(arguments, killed)
+    same = {name: (whole / name).read_bytes() == (killed / name).read_bytes() for name in FILES}
+    parts = [path.name for path in killed.rglob("*") if ".part" in path.name or "tmp" in path.name]
+    return {"kills": at, "epochs": epochs, "same_bytes": same, "left_behind": parts}
+
+
+def resident(process: subprocess.Popen) -> int:
+    """Returns a process's resident memory in bytes, 0 where it has ended."""
+    try:
+        text = pathlib.Path(f"/proc/{process.pid}/statm").read_text()
+    except OSError:
+        return 0
+    return int(text.split()[1]) * 4096 if text.strip() else 0
+
+
+def memory(arguments: list[str], folder: pathlib.Path) -> dict:
+    """Returns what --json prints of `memory`: the resident bytes when each epoch was first seen done."""
+    workdir = folder / "run"
+    process, epochs, found = start(arguments, workdir), [], []
+    path = workdir / "metrics.jsonl"
+    while process.poll() is None:
+        done = path.read_text().count("\n") if path.exists() else 0
+        size = resident(process)
+        if size and done > (epochs[-1] if epochs else 0):
+            epochs.append(done)
+            found.append(size)
+        time.sleep(0.05)
+    if process.returncode not in (0, 1) or len(epochs) < 4:
+        sys.exit(f"{workdir.with_suffix('.log').read_text().splitlines()[-1]}")
+    # Of the second half, in which nothing is compiled any more.
+    half = len(epochs) // 2
+    growth = float(np.polyfit(epochs[half:], found[half:], 1)[0])
+    return {
+        "epochs": epochs,
+        "resident_bytes": found,
+        "bytes_an_epoch_second_half": growth,
+        "last_over_middle": found[-1] / found[half],
+    }
+
+
+def draw(found: dict, path: str) -> None:
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    axes.plot(found["epochs"], np.asarray(found["resident_bytes"]) / 2**20, color="#0072b2")
+    axes.set(xlabel="epoch", ylabel="resident memory, MiB", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) < 2:
+        sys.exit("no run: give -- and its arguments, --config=configs/quickstart.py say")
+    measure = kills if _WHAT.value == "kills" else memory
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(argv[1:], pathlib.Path(folder))
+    if _WHAT.value == "memory" and _FIGURE.value:
+        draw(found, _FIGURE.value)
+    if _JSON.value:
+        print(json.dumps(found))
+    elif _WHAT.value == "memory":
+        print(
+            f"{found['epochs'][-1]} epochs: {found['resident_bytes'][-1] / 2**20:.0f} MiB at the end, "
+            f"{found['last_over_middle']:.3f} times the middle's; in the second half "
+            f"{found['bytes_an_epoch_second_half'] / 2**10:+.1f} KiB an epoch"
+        )
+    else:
+        print(
+            f"{found['kills']}; the same bytes: {found['same_bytes']}; left: {found['left_behind']}"
+        )
+    if _WHAT.value == "kills" and not (
+        all(found["same_bytes"].values()) and not found["left_behind"]
+    ):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    app.run(main)

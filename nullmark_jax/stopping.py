@@ -1,0 +1,103 @@
+"""SIGINT and SIGTERM: at once and cleanly, or, of SIGTERM in training, once the state is on the disk."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import NoReturn
+
+from nullmark_jax import parallel
+
+_STOPS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM, as an exception, so that what is being written is cleaned up."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(stop_line(number))
+        self.number = number
+
+
+class Preempted(Exception):
+    """SIGTERM came while a model was trained, and the training's state is on the disk."""
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Makes SIGINT and SIGTERM end the block with a `Stopped`, or the process, below jax."""
+    previous = {number: signal.signal(number, _stop) for number in _STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    while frame is not None:
+        # jax compiles in a thread of its own, which crashes the process once an exception has freed
+        # what it reads; and jax's callback of the garbage collector loses exceptions.
+        if frame.f_globals.get("__name__", "").partition(".")[0] == "jax":
+            bar_end = "\n" if os.isatty(2) else ""
+            os.write(2, f"{bar_end}{stop_line(number)}\n".encode())
+            os._exit(128 + number)
+        frame = frame.f_back
+    raise Stopped(number)
+
+
+def stop_line(number: int) -> str:
+    """Returns what a program says that the signal ended."""
+    return f"{_STOPS[number]}; give the same command again to go on"
+
+
+@contextlib.contextmanager
+def put_off(*numbers: int) -> Iterator[None]:
+    """Puts these signals off to the end of the block. Only the main thread gets signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    previous = {
+        each: signal.signal(each, lambda number, frame: arrived.append(number))
+        for each in numbers
+        if _is_pythons(each)
+    }
+    try:
+        yield
+    finally:
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+        for number in arrived:
+            signal.raise_signal(number)
+
+
+def _is_pythons(number: int) -> bool:
+    """Returns whether Python gets it: of several processes jax's preemption service has SIGTERM."""
+    return number != signal.SIGTERM or parallel.process_count() == 1
+
+
+@contextlib.contextmanager
+def asked_to_stop() -> Iterator[Callable[[int], bool]]:
+    """Within the block SIGTERM ends nothing, but answers the function yielded.
+
+    That takes the number of steps done, which must be the next one's at each call, and returns whether to
+    stop there: in all processes of a run after the same step, whichever got the signal. Outside the main
+    thread, which alone gets signals, a single process is never asked.
+    """
+    if parallel.process_count() > 1:
+        yield parallel.stop_agreed
+        return
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda step: False
+        return
+    arrived: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: arrived.append(number))
+    try:
+        yield lambda step: bool(arrived)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    if arrived:  # After the last step: nothing of the training is lost.
+        signal.raise_signal(signal.SIGTERM)

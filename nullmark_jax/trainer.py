@@ -1,0 +1,273 @@
+"""The training of one run, from wherever its folder stands."""
+
+import contextlib
+import pathlib
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from nullmark_jax import (
+    batches,
+    data,
+    evaluation,
+    losses,
+    models,
+    nullspace,
+    optimizers,
+    outcome,
+    parallel,
+    standardization,
+    stopping,
+    training,
+)
+from nullmark_jax import config as configs
+from nullmark_jax.checkpoint import Checkpoint, Checkpoints
+from nullmark_jax.errors import InputError
+from nullmark_jax.folder import read_history, read_seconds, write_history, write_seconds
+from nullmark_jax.marks import Marks, rising
+from nullmark_jax.progress import Progress
+
+
+def make_plan(
+    config: ml_collections.ConfigDict, train_split: data.Dataset, num_marks: int
+) -> Callable[[int], batches.Batch]:
+    """Returns epoch -> its batches, the copies of each being of `num_marks` marks in turn.
+
+    Raises:
+      InputError: the batch does not fit the data or the devices, or a scan lacks its data.
+    """
+    marked = (
+        batches.marked_per_batch(config.loss.inject_ratio, config.batch_size)
+        if config.watermark.num_watermarks
+        else 0
+    )
+    devices = parallel.device_count()
+    parallel.check_divisible("config.batch_size", config.batch_size, devices)
+    parallel.check_divisible("config.loss.inject_ratio * config.batch_size", marked, devices)
+    if config.steps_per_dispatch > 1 and not is_resident(config, train_split):
+        raise InputError(
+            f"config.steps_per_dispatch: {config.steps_per_dispatch} needs the training set on the "
+            f"device; give 1, or config.resident_bytes={train_split.images.nbytes}"
+        )
+
+    def plan(epoch: int) -> batches.Batch:
+        return batches.epoch_batches(
+            config.seed,
+            epoch,
+            num_images=len(train_split.labels),
+            batch_size=config.batch_size,
+            marked=marked,
+            num_watermarks=num_marks if config.watermark.num_watermarks else 0,
+            augmentation=batches.Augmentation(**config.augmentation),
+        )
+
+    plan(1)  # Raises where the batch does not fit.
+    return plan
+
+
+def is_resident(config: ml_collections.ConfigDict, train_split: data.Dataset) -> bool:
+    """Returns whether the training set is kept on the device."""
+    return train_split.images.nbytes <= config.resident_bytes
+
+
+def train(
+    config: ml_collections.ConfigDict,
+    folder: pathlib.Path,
+    splits: data.Splits,
+    marks: Marks,
+    plan: Callable[[int], batches.Batch],
+    initial: models.Params,
+) -> tuple[models.Params, list[dict[str, Any]], float]:
+    """Trains to the last epoch from wherever the run folder stands, at first from `initial`.
+
+    Returns:
+      The network's final parameters; in the first process also the record of each epoch and the seconds
+      that these took, over all starts of the run.
+
+    Raises:
+      InputError: the folder cannot be read or written.
+      TrainingDiverged: the loss stopped being finite; the last good checkpoint is kept.
+      Preempted: SIGTERM came; the state is in the folder.
+    """
+    steps = plan(1).index.shape[0]
+    learning_rate = optimizers.learning_rate(configs.recipe(config), steps * config.epochs)
+    model = models.create(config.model, config.data.num_classes, precision=config.precision)
+    step, optimizer, project = make_step(config, model, steps, average=parallel.average)
+    on_device = jax.tree.map(jnp.asarray, marks)
+    projected = jax.jit(lambda params: project(params, on_device))
+    resident = is_resident(config, splits.train)
+    automatic = training.ACCELERATOR_STEPS if parallel.on_accelerator() and resident else 1
+    validate = (
+        evaluation.make_evaluator(models.apply_fn(model), splits.validation)
+        if len(splits.validation.labels)
+        else None
+    )
+    start = Checkpoint(training.init_state(initial, optimizer), _no_metrics(steps))
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(_Log(folder, steps)) if parallel.is_first() else None
+        leaves, layout = jax.tree.flatten(start)
+        found: Any = parallel.from_first(lambda: log.resume(start) if log else leaves)
+        state, metrics = jax.tree.unflatten(layout, found)
+        done_before, into = divmod(int(state.step), steps)
+        progress = None
+        if log:
+            bar = Progress(total=steps * config.epochs, done=int(state.step))
+            progress = stack.enter_context(bar)
+        asked_to_stop = stack.enter_context(stopping.asked_to_stop())
+        for done in training.fit(
+            jax.tree.map(jnp.asarray, state),
+            training.on_devices(
+                step,
+                steps_per_dispatch=config.steps_per_dispatch or automatic,
+                resident=resident,
+            ),
+            splits.train.images,
+            splits.train.labels,
+            marks,
+            plan=plan,
+            first_epoch=done_before + 1,
+            epochs=config.epochs,
+            learning_rate=learning_rate,
+            before=jax.tree.map(lambda field: field[:into], metrics) if into else None,
+            on_step=progress.advance if progress else lambda steps: None,
+            asked_to_stop=asked_to_stop,
+        ):
+            state = done.state
+            measured = None
+            if done.complete and validate:
+                measured = validate(projected(state.params), marks)
+            with parallel.together():
+                if log:
+                    record = log.write(done, measured)
+                    if progress and record:
+                        progress.note(record)
+            if done.stopped:
+                raise stopping.Preempted(
+                    f"terminated; the state after step {len(done.metrics.loss)} of {steps} of epoch "
+                    f"{done.number} is in {folder}: give the same command again to go on"
+                )
+        records, seconds = (log.records, log.seconds) if log else ([], 0.0)
+    return projected(state.params), records, seconds
+
+
+def _no_metrics(steps: int) -> training.StepMetrics:
+    nothing: Any = np.zeros(steps, np.float32)
+    return training.StepMetrics(nothing, losses.Terms(nothing, nothing, nothing), nothing)
+
+
+class _Log:
+    """What a training leaves in the run folder as it goes; a context manager.
+
+    Attributes:
+      records: of each epoch that is done.
+      seconds: what the training has taken, over all its starts.
+
+    Args:
+      folder: the run's.
+      steps: of an epoch.
+    """
+
+    def __init__(self, folder: pathlib.Path, steps: int) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.seconds = 0.0
+        self._folder, self._steps = folder, steps
+        self._checkpoints = Checkpoints(folder / "checkpoints")
+        self._started = time.monotonic()
+
+    def __enter__(self) -> "_Log":
+        self._checkpoints.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._checkpoints.__exit__(kind, error, trace)
+
+    def resume(self, start: Checkpoint) -> list[Any]:
+        """Returns the leaves of the checkpoint to go on from, `start` where there is none."""
+        found = self._checkpoints.latest(start)
+        step = int(found.state.step)
+        self.records = read_history(self._folder, step // self._steps)
+        self.seconds = read_seconds(self._folder, step)
+        self._started -= self.seconds
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
+
+    def write(self, done: training.Epoch, measured: Any) -> dict[str, Any] | None:
+        """Writes a state, and of a complete epoch the record, which it returns."""
+        record, metrics = None, _no_metrics(self._steps)
+        if done.complete:
+            record = outcome.epoch_record(done, measured)
+            self.records.append(record)
+            write_history(self._folder, self.records)
+        else:
+            metrics = jax.tree.map(_filled, metrics, done.metrics)
+        self.seconds = time.monotonic() - self._started
+        write_seconds(self._folder, self.seconds)
+        self._checkpoints.save(Checkpoint(done.state, metrics))
+        return record
+
+
+def _filled(blank: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return np.concatenate([values, blank[len(values) :]])
+
+
+def make_step(
+    config: ml_collections.ConfigDict,
+    model: models.ConvNet,
+    steps: int,
+    *,
+    average: Callable[[Any], Any],
+) -> tuple[training.TrainStep, optax.GradientTransformation, training.Project]:
+    """Returns the training step that a config asks for, its optimiser, and its `project`.
+
+    Args:
+      config: of the run.
+      model: its network.
+      steps: in an epoch.
+      average: over devices, as in `training.make_train_step`.
+    """
+    optimizer = optimizers.optimizer(configs.recipe(config), steps * config.epochs)
+    project, marked_logits = parametrization(config, model)
+    step = training.make_train_step(
+        marked_logits=marked_logits,
+        optimizer=optimizer,
+        cross_entropy=losses.cross_entropy(config.loss.cross_entropy),
+        true_weight=config.loss.true_weight,
+        null_weight=config.loss.null_weight,
+        project=project,
+        marks_at=rising(config.curriculum.start, round(config.curriculum.epochs * steps)),
+        augmentation=batches.Augmentation(**config.augmentation),
+        average=average,
+    )
+    return step, optimizer, project
+
+
+def parametrization(
+    config: ml_collections.ConfigDict, model: models.ConvNet
+) -> tuple[training.Project, training.MarkedLogits]:
+    """Returns what makes the network's params out of the trained ones, and the network with copies.
+
+    The params are standardised and projected as the config asks; the watermark-free twin's are
+    standardised alone.
+    """
+    size = config.watermark.pattern_size
+    projects = config.null_space and config.watermark.num_watermarks > 0
+    into_null_space = nullspace.for_network(model, pattern_size=size) if projects else None
+
+    def project(params: models.Params, marks: Any) -> models.Params:
+        if config.weight_standardization:
+            params = standardization.standardize(params, last=model.last_layer)
+        return into_null_space(params, marks.pattern) if into_null_space else params
+
+    on_copies = nullspace.hold_first_layer if projects else None
+    return project, training.network_logits(model, pattern_size=size, on_copies=on_copies)

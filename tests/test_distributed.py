@@ -1,0 +1,173 @@
+"""Two processes of two devices each, joined by gloo on this machine, train one model as one would."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny_task
+
+ROOT = pathlib.Path(__file__).parents[1]
+FILES = ("model.safetensors", "metrics.jsonl", "claim.json")
+EPOCHS = "--config.epochs=20"
+# ml_collections loads a config file by a method that Python will drop.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+    return tiny_task.write(tmp_path_factory.mktemp("task"))
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Where the processes share what they compile, which takes them the most time."""
+    return tmp_path_factory.mktemp("compiled")
+
+
+class Processes:
+    """The processes of one run, process I with the folder FOLDER/I."""
+
+    def __init__(self, config_file, folder, compiled, *arguments, count=2, devices=2, own=None):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        environment = {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_ENABLE_COMPILATION_CACHE": "true",
+            "JAX_COMPILATION_CACHE_DIR": str(compiled),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        joined = [f"--coordinator=localhost:{port}", f"--num_processes={count}"]
+        self.each = []
+        folder.mkdir(exist_ok=True)
+        for i in range(count):
+            command = [sys.executable, "-m", "nullmark_jax.main", f"--config={config_file}"]
+            command += [f"--workdir={folder}/{i}", *tiny_task.EXPERIMENT, *arguments]
+            if count > 1:
+                command += ["--distributed", *joined, f"--process_id={i}"]
+            command += (own or {}).get(i, [])
+            # To files: a pipe that nobody reads may fill.
+            with open(folder / f"{i}.out", "w") as out, open(folder / f"{i}.err", "w") as err:
+                self.each.append(
+                    subprocess.Popen(
+                        command, cwd=ROOT, env=os.environ | environment, stdout=out, stderr=err
+                    )
+                )
+        self.folder = folder
+
+    def error(self, i):
+        return (self.folder / f"{i}.err").read_text()
+
+    def output(self, i):
+        """What process i printed, without gloo's own lines."""
+        lines = (self.folder / f"{i}.out").read_text().splitlines()
+        return [line for line in lines if "[Gloo]" not in line and "peer ranks" not in line]
+
+    def wait_for(self, text):
+        """Waits until the first process says a line that starts with `text`."""
+        until = time.monotonic() + 300
+        while not re.search(f"^{text}", self.error(0), re.MULTILINE):
+            assert time.monotonic() < until and self.each[0].poll() is None, self.error(0)
+            time.sleep(0.02)
+
+    def end(self):
+        """Returns the exit statuses."""
+        return [process.wait(timeout=300) for process in self.each]
+
+
+@pytest.fixture(scope="module")
+def unbroken(config_file, compiled, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    processes = Processes(config_file, folder, compiled, EPOCHS)
+    assert processes.end() == [0, 0], processes.error(0) + processes.error(1)
+    return processes
+
+
+def test_the_first_process_alone_writes_and_speaks(unbroken):
+    assert unbroken.output(0)[-1] == f"verified; the run is in {unbroken.folder}/0"
+    assert unbroken.output(1) == [] and "epoch" not in unbroken.error(1)
+    assert not (unbroken.folder / "1").exists()
+    where = json.loads((unbroken.folder / "0" / "result.json").read_text())["environment"]
+    assert where["device"] == "4 x cpu" and where["processes"] == 2
+
+
+def test_it_is_the_training_of_one_process_with_all_devices(
+    unbroken, config_file, compiled, tmp_path
+):
+    one = Processes(config_file, tmp_path / "one", compiled, EPOCHS, count=1, devices=4)
+    assert one.end() == [0], one.error(0)
+    ours, theirs = (
+        [json.loads(line) for line in (folder / "0" / "metrics.jsonl").read_text().splitlines()]
+        for folder in (unbroken.folder, one.folder)
+    )
+    # Sums in another order, which a training then enlarges; a wrong share of a batch, or of the validation
+    # images, changes the first digits at once.
+    for first, second, tolerance in zip(ours, theirs, (1e-4, 1e-3, 1e-2), strict=False):
+        assert list(first) == list(second)
+        for name, value in second.items():
+            assert first[name] == pytest.approx(value, rel=tolerance), name
+
+
+def assert_goes_on(config_file, compiled, folder, unbroken):
+    again = Processes(config_file, folder, compiled, EPOCHS)
+    assert again.end() == [0, 0], again.error(0) + again.error(1)
+    for name in FILES:
+        ours, theirs = (each / "0" / name for each in (folder, unbroken.folder))
+        assert ours.read_bytes() == theirs.read_bytes(), name
+
+
+def test_one_process_killed_ends_all_and_all_started_again_end_with_the_same_bytes(
+    unbroken, config_file, compiled, tmp_path
+):
+    # The first, whose going the other sees at once; the other's going takes it a minute to see.
+    processes = Processes(config_file, tmp_path / "run", compiled, EPOCHS)
+    processes.wait_for("epoch 5:")
+    processes.each[0].kill()
+    assert processes.end() == [-signal.SIGKILL, -signal.SIGABRT]
+    assert not (tmp_path / "run" / "0" / "result.json").exists()
+    assert_goes_on(config_file, compiled, tmp_path / "run", unbroken)
+
+
+def test_sigterm_to_one_process_stops_all_after_the_same_step(config_file, compiled, tmp_path):
+    processes = Processes(config_file, tmp_path / "run", compiled, "--config.epochs=2000")
+    processes.wait_for("epoch 5:")
+    processes.each[1].send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    assert processes.end() == [0, 0], processes.error(0) + processes.error(1)
+    assert time.monotonic() - asked < 30
+    (line,) = (each for each in processes.error(0).splitlines() if each.startswith("terminated"))
+    step, epoch = map(int, re.match(r".* step (\d) of 6 of epoch (\d+) is in", line).groups())
+    kept = max(int(path.name) for path in (tmp_path / "run/0/checkpoints").iterdir())
+    assert kept == 6 * (epoch - 1) + step
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({1: ["--config.seed=5"]}, "--config: is another in process 1 than in process 0; give all"),
+        ({1: ["--config.data.path=nowhere.npz"]}, "process 1: cannot go on, and says why; mend"),
+        ({0: ["--workdir=/proc/nowhere"]}, "/proc/nowhere: cannot be written"),
+    ],
+)
+def test_what_one_process_cannot_use_ends_all_with_one_line(
+    config_file, compiled, tmp_path, own, said
+):
+    processes = Processes(config_file, tmp_path / "run", compiled, own=own)
+    assert processes.end() == [2, 2]
+    for i in (0, 1):
+        (line,) = (each for each in processes.error(i).splitlines() if each)
+        if i in own and "cannot go on" in said:
+            assert line.startswith("config.data.path='nowhere.npz': no such")
+        else:
+            assert line.removeprefix("process 0: ").startswith(said)
+    assert list((tmp_path / "run").glob("*/*")) == []
