@@ -37,6 +37,7 @@ setup(
         "benchmark": ["torch>=2.6"],
         "dev": [
             "hypothesis>=6.100",
+            "kubernetes-validate>=1.37",  # Kubernetes' schemas, offline, for what launch/ renders
             "mypy>=1.13",
             "pytest>=8.3",
             "pytest-xdist>=3.6",  # the fast suite on every core

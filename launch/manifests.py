@@ -1,0 +1,199 @@
+"""The manifests of launch/gke_jobset.py: a JobSet that trains or sweeps, and a pod to copy files by."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import yaml  # Of ml_collections.
+
+RUNS = "/runs"
+_GRACE_SECONDS = 60  # For the checkpoint after SIGTERM, which takes up to 30.
+_NOT_FINISHED = 75
+Manifest = dict[str, Any]
+
+# The shell is the container's first process, which gets SIGTERM alone.
+_FOLLOW = """\
+"$@" & child=$!
+trap 'told=1; kill -TERM "$child"' TERM
+wait "$child"; status=$?
+[ -z "$told" ] || { wait "$child"; status=$?; }
+"""
+# A training that is told to stop ends with 0, a process whose peer died with 1, as does one that is trained
+# and not verified. Kubernetes is to start the first two again: what tells them apart is the result, which
+# process 0 writes.
+TRAINING = f"""{_FOLLOW}\
+first() {{ [ "$JOB_COMPLETION_INDEX" = 0 ]; }}
+case "$status" in
+  0) [ -e "$RESULT" ] || ! first || status={_NOT_FINISHED} ;;
+  1) {{ [ -e "$RESULT" ] && first; }} || status={_NOT_FINISHED} ;;
+esac
+[ "$status" != {_NOT_FINISHED} ] || echo "not finished: started again, it goes on from the last checkpoint"
+exit "$status"
+"""
+# A point that died is left to the table's job, which tries it once more and names it.
+POINT = f"""{_FOLLOW}\
+[ "$status" != 1 ] || status=0
+exit "$status"
+"""
+
+
+def jobset(options: argparse.Namespace) -> Manifest:
+    """Returns the JobSet of a training or a sweep, for options as `gke_jobset.parse` returns them."""
+    metadata: Manifest = {"name": options.name}
+    if options.tpu and options.hosts > 1:
+        # One slice for all pods: a node pool is a slice.
+        key = "alpha.jobset.sigs.k8s.io/exclusive-topology"
+        metadata["annotations"] = {key: "cloud.google.com/gke-nodepool"}
+    spec: Manifest
+    if options.sweep:
+        spec = {"replicatedJobs": _sweep_jobs(options)}
+    else:
+        ended = {"name": "ended", "action": "FailJobSet"}
+        rules = [{**ended, "onJobFailureReasons": ["PodFailurePolicy"]}]
+        policy = {"maxRestarts": options.max_restarts, "rules": rules}
+        spec = {"failurePolicy": policy, "replicatedJobs": [_training_job(options)]}
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": metadata,
+        "spec": spec,
+    }
+
+
+def _training_job(options: argparse.Namespace) -> Manifest:
+    distributed: list[str] = []
+    if options.hosts > 1:
+        distributed = ["--distributed"]
+    if options.hosts > 1 and options.gpu:
+        # Else jax would ask the cluster's API, for which it needs another package and a role.
+        distributed += [
+            f"--coordinator={options.name}-train-0-0.{options.name}:8476",
+            f"--num_processes={options.hosts}",
+            "--process_id=$(JOB_COMPLETION_INDEX)",
+        ]
+    program = ["python", "-m", "nullmark_jax.main", *distributed, *_escaped(options.arguments)]
+    spec = {
+        "completionMode": "Indexed",
+        "completions": options.hosts,
+        "parallelism": options.hosts,
+        # No process goes on alone: where one ends early, all start again.
+        "backoffLimit": 0,
+        # Not verified, unusable input, diverged: it would end so again.
+        "podFailurePolicy": {"rules": [_fail_on(1, 2, 3)]},
+        "template": _template(options, ["/bin/sh", "-c", TRAINING, "sh"], program),
+    }
+    return {"name": "train", "replicas": 1, "template": {"spec": spec}}
+
+
+def _sweep_jobs(options: argparse.Namespace) -> list[Manifest]:
+    sweep = ["python", "-m", "nullmark_jax.sweep", *_escaped(options.arguments)]
+    taken_away = {
+        "action": "Ignore",
+        "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+    }
+    points = {
+        "completionMode": "Indexed",
+        "completions": options.points,
+        "parallelism": min(options.jobs, options.points),
+        "backoffLimitPerIndex": 3,
+        "podFailurePolicy": {"rules": [_fail_on(2), taken_away]},
+        "template": _template(
+            options,
+            ["/bin/sh", "-c", POINT, "sh"],
+            [*sweep, "--only=$(JOB_COMPLETION_INDEX)"],
+        ),
+    }
+    table = {
+        "completions": 1,
+        "parallelism": 1,
+        "backoffLimit": 3,
+        "podFailurePolicy": {"rules": [_fail_on(1, 2), taken_away]},
+        "template": _template(options, sweep[:3], sweep[3:]),
+    }
+    return [
+        {"name": "points", "replicas": 1, "template": {"spec": points}},
+        {
+            "name": "table",
+            "replicas": 1,
+            "dependsOn": [{"name": "points", "status": "Complete"}],
+            "template": {"spec": table},
+        },
+    ]
+
+
+def _escaped(arguments: Sequence[str]) -> list[str]:
+    """Returns arguments that Kubernetes, which puts in values for $(NAME), leaves as they were."""
+    return [each.replace("$", "$$") for each in arguments]
+
+
+def _fail_on(*statuses: int) -> Manifest:
+    return {"action": "FailJob", "onExitCodes": {"operator": "In", "values": list(statuses)}}
+
+
+def _template(options: argparse.Namespace, command: list[str], arguments: list[str]) -> Manifest:
+    if options.tpu:
+        resource = {"google.com/tpu": str(options.chips)}
+        nodes = {
+            "cloud.google.com/gke-tpu-accelerator": options.tpu,
+            "cloud.google.com/gke-tpu-topology": options.topology,
+        }
+    else:
+        resource = {"nvidia.com/gpu": str(options.gpus)}
+        nodes = {"cloud.google.com/gke-accelerator": options.gpu}
+    spec = _pod_spec(options, command, arguments)
+    container = spec["containers"][0]
+    container["env"] = [{"name": "RESULT", "value": f"{options.folder}/result.json"}]
+    container["resources"] = {"requests": resource, "limits": dict(resource)}
+    spec["nodeSelector"] = nodes
+    spec["terminationGracePeriodSeconds"] = _GRACE_SECONDS
+    if options.spot:
+        nodes["cloud.google.com/gke-spot"] = "true"
+        toleration = {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true"}
+        spec["tolerations"] = [{**toleration, "effect": "NoSchedule"}]
+    return {"spec": spec}
+
+
+def _pod_spec(options: argparse.Namespace, command: list[str], arguments: list[str]) -> Manifest:
+    container = {
+        "name": "nullmark",
+        "image": options.image,
+        "command": command,
+        "args": arguments,
+        "securityContext": {"allowPrivilegeEscalation": False},
+        "volumeMounts": [{"name": "runs", "mountPath": RUNS}],
+    }
+    return {
+        "restartPolicy": "Never",
+        "securityContext": {"fsGroup": 1000},  # The image's user, who writes to the claim.
+        "containers": [container],
+        "volumes": [{"name": "runs", "persistentVolumeClaim": {"claimName": options.claim}}],
+    }
+
+
+def files_pod(options: argparse.Namespace) -> Manifest:
+    """Returns a pod that does nothing: files are copied to and from the claim by it."""
+    spec = _pod_spec(options, ["sleep"], ["86400"])
+    spec["terminationGracePeriodSeconds"] = 0
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": f"{options.name}-files"},
+        "spec": spec,
+    }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text of several lines as a block."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def to_yaml(manifest: Manifest) -> str:
+    """Returns a manifest's text, its fields in the order given."""
+    return yaml.dump(manifest, Dumper=_Dumper, sort_keys=False, width=1000)
