@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 
 from nullmark_jax import (
     batches,
@@ -250,23 +251,10 @@ def train(
     """
     started = time.monotonic()
     steps = plan(1).index.shape[0]
-    recipe = configs.recipe(config)
-    optimizer = optimizers.optimizer(recipe, steps * config.epochs)
-    learning_rate = optimizers.learning_rate(recipe, steps * config.epochs)
+    learning_rate = optimizers.learning_rate(configs.recipe(config), steps * config.epochs)
     model = models.create(config.model, config.data.num_classes, precision=config.precision)
     apply_fn = models.apply_fn(model)
-    project, marked_logits = parametrization(config, model)
-    step = training.make_train_step(
-        marked_logits=marked_logits,
-        optimizer=optimizer,
-        cross_entropy=losses.cross_entropy(config.loss.cross_entropy),
-        true_weight=config.loss.true_weight,
-        null_weight=config.loss.null_weight,
-        project=project,
-        marks_at=rising(config.curriculum.start, round(config.curriculum.epochs * steps)),
-        augmentation=batches.Augmentation(**config.augmentation),
-        average=parallel.average,
-    )
+    step, optimizer, project = make_step(config, model, steps, average=parallel.average)
     on_device = jax.tree.map(jnp.asarray, marks)
     projected = jax.jit(lambda params: project(params, on_device))
     resident = is_resident(config, splits.train)
@@ -307,6 +295,37 @@ def train(
                 checkpoints.save(done.number, done.state)
                 progress.note(record)
     return projected(state.params), records, seconds
+
+
+def make_step(
+    config: ml_collections.ConfigDict,
+    model: models.ConvNet,
+    steps: int,
+    *,
+    average: Callable[[Any], Any],
+) -> tuple[training.TrainStep, optax.GradientTransformation, training.Project]:
+    """Returns the training step that a config asks for, its optimiser, and its `project`.
+
+    Args:
+      config: of the run.
+      model: its network.
+      steps: in an epoch.
+      average: over devices, as in `training.make_train_step`.
+    """
+    optimizer = optimizers.optimizer(configs.recipe(config), steps * config.epochs)
+    project, marked_logits = parametrization(config, model)
+    step = training.make_train_step(
+        marked_logits=marked_logits,
+        optimizer=optimizer,
+        cross_entropy=losses.cross_entropy(config.loss.cross_entropy),
+        true_weight=config.loss.true_weight,
+        null_weight=config.loss.null_weight,
+        project=project,
+        marks_at=rising(config.curriculum.start, round(config.curriculum.epochs * steps)),
+        augmentation=batches.Augmentation(**config.augmentation),
+        average=average,
+    )
+    return step, optimizer, project
 
 
 def parametrization(
