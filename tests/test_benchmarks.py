@@ -22,27 +22,60 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_growth_is_printed_as_one_object_and_drawn(tmp_path):
-    figure = tmp_path / "growth.png"
+def test_growth_is_written_as_one_object_and_drawn(tmp_path):
     done = run(
-        "step_scaling.py", "--json", "--batches=2,8", "--sizes=28", "--watermarks=2",
-        "--rounds=3", "--steps=1", f"--figure={figure}",
+        "scaling.py", "--axis=batch", "--values=2,8", "--rounds=3", "--steps=1",
+        f"--json={tmp_path / 'scaling.json'}", f"--figures={tmp_path}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    growth = json.loads(done.stdout)
-    assert {name: [point[name] for point in points] for name, points in growth.items()} == {
-        "batch": [2, 8],
-        "size": [28],
-        "watermarks": [2],
-    }
-    for points in growth.values():
-        assert points[0]["times"] == 1
-        for point in points:
-            assert 0 < point["milliseconds"] / 1e3 < point["first_step_seconds"]
-            low, high = point["quartiles"]
-            assert 0 < low <= point["milliseconds"] <= high
-            assert point["peak_memory_bytes"] > 2**26  # Python and jax alone are more
+    found = json.loads((tmp_path / "scaling.json").read_text())
+    assert found["task"] == "digit" and found["rounds"] == 3 and found["steps"] == 1
+    where = found["environment"]
+    assert (
+        where["jax"] == jax.__version__ and where["commit"] and "--values=2,8" in where["command"]
+    )
+    assert list(found["axes"]) == ["batch"]
+    (line,) = found["axes"]["batch"].values()
+    assert line["ideal"] == [1, 4]
+    first, second = line["points"]
+    assert [first["value"], second["value"]] == [2, 8]
+    assert first["times"] == 1 and first["times_quartiles"] == [1, 1]
+    assert first["program_memory_bytes"] < second["program_memory_bytes"]
+    for point in line["points"]:
+        assert 0 < point["seconds"] < point["first_step_seconds"]
+        for name in ("seconds", "times"):
+            low, high = point[f"{name}_quartiles"]
+            assert 0 < low <= point[name] <= high
+        assert point["peak_memory_bytes"] > 2**26  # Python and jax alone are more
+    figure = tmp_path / "scaling-digit-batch.png"
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_virtual_devices_share_the_batch():
+    # Weak and strong in turn: each of two devices has 32 of 64 images, and 64 of 128.
+    done = run("scaling.py", "--axis=devices", "--values=2", "--rounds=3", "--steps=1")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [
+        "devices:", "weak:", "2", "strong:", "2"
+    ]  # fmt: skip
+
+
+def test_a_population_is_timed_against_the_loop():
+    done = run("scaling.py", "--axis=population", "--values=1", "--rounds=3")
+    assert done.returncode == 0, done.stderr
+    # One axis, one reference: the loop's first point.
+    assert "1.00 times" in done.stdout.splitlines()[2]
+    assert done.stdout.splitlines()[3].strip() == "population"
+
+
+def test_a_step_of_more_images_marks_and_another_pattern_is_made(monkeypatch):
+    monkeypatch.syspath_prepend(_FOLDER)
+    import our_step
+
+    step = our_step.make_step("digit", 4, images=9, watermarks=2, pattern_size=4)
+    assert np.isfinite([step() for _ in range(3)]).all()  # two batches an epoch, round again
+    assert step.program_memory() > 582_026 * 4 * 3  # the params and Adam's moments
+    assert 0 <= our_step.make_evaluation("digit", 5, watermarks=2)() <= 10
 
 
 def test_populations_are_timed_each_way():
@@ -69,18 +102,26 @@ def test_starts_with_and_without_compiled_programs_are_timed():
     assert low == high == found["times_as_fast"]
 
 
-@pytest.mark.parametrize("values", ["2,x", ""])
-def test_a_value_that_is_no_count_is_refused(values):
-    done = run("step_scaling.py", f"--batches={values}")
-    assert done.returncode == 1
-    assert done.stderr.startswith("--batches, --sizes, --watermarks: take positive integers")
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (["--axis=batch", "--values=2,x"], "--values: 'x' is no positive integer; give some, as"),
+        (["--axis=batch", "--values="], "--values: '' is no positive integer; give some, as 16,64"),
+        (["--axis=batch", "--values=8,2"], "--values: 8,2 must ascend; sort them"),
+        (["--values=2"], "--values: are of one axis, and 7 are asked for; give --axis"),
+        (["--axis=colour"], "--axis: 'colour' is none; take some of batch, size, images, pattern"),
+        (["--axis=pattern", "--values=4,5,6"], "--values: 4,5,6 give the same pattern twice;"),
+        (["--axis=devices", "--values=3"], "--values: 3 devices cannot share a batch's 64 marked"),
+        (["--json=no/such/folder.json"], "--json: no/such/folder.json is in no folder; make it"),
+        (["--axis=size", "--values=8", "--rounds=3"], "--values: 8 (training step) did not run"),
+        (["--task=cat"], "flag --task=cat: value should be one of <digit|face|traffic|object>"),
+    ],
+)
+def test_what_cannot_be_scaled_is_named(arguments, line):
+    done = run("scaling.py", *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(line) and done.stderr.count("\n") == 1
     assert not done.stdout
-
-
-def test_an_image_too_small_for_the_net_is_named():
-    done = run("step_scaling.py", "--sizes=8", "--batches=2", "--watermarks=1", "--rounds=3")
-    assert done.returncode == 1
-    assert done.stderr.startswith("--sizes: 8 did not run")
 
 
 def test_an_unknown_net_is_refused():
