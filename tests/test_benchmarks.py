@@ -124,6 +124,50 @@ def test_what_cannot_be_scaled_is_named(arguments, line):
     assert not done.stdout
 
 
+def test_the_documents_tables_are_the_programs():
+    done = run("data_parallelism.py")
+    assert done.returncode == 0, done.stderr
+    text = (_FOLDER.parent / "docs" / "scaling.md").read_text()
+    between = text.partition("<!-- data_parallelism.py -->\n")[2].partition("<!-- end -->")[0]
+    assert between == done.stdout
+
+
+def test_digits_flops_are_those_counted_by_hand(monkeypatch):
+    monkeypatch.syspath_prepend(_FOLDER)
+    import data_parallelism
+
+    counts = data_parallelism.count("digit")
+    # conv_1, conv_2, fc_1 and fc_2 of an image; a copy's conv_1 is of a window of 16 x 16.
+    rest = 8 * 8 * 64 * (25 * 32) + 1024 * 512 + 512 * 10
+    image, window = 24 * 24 * 32 * 25, 12 * 12 * 32 * 25
+    forward = image + window + 2 * rest  # one image in two has two copies
+    products = 3 * forward - (image + window)  # the pixels' gradient is not asked for
+    assert counts.image == pytest.approx(2 * products, rel=0.01)
+    assert counts.parameters == 25 * 32 + 32 + 25 * 32 * 64 + 64 + 1024 * 512 + 512 + 5120 + 10
+    assert (counts.batch, counts.marked, counts.gradient) == (128, 64, 4 * 582_026 + 16)
+    assert 0 < counts.fixed < 0.01 * counts.batch * counts.image
+
+
+def test_the_devices_that_break_even_are_those_of_the_formulas(monkeypatch):
+    monkeypatch.syspath_prepend(_FOLDER)
+    import data_parallelism as estimate
+
+    # A gradient of 1,000 bytes; a link of 1,000 bytes/s; a device of 1 FLOP/s.
+    counts = estimate.Counts(batch=11, marked=6, parameters=246, fixed=5.0, image=1.0)
+    link = estimate.Link("", flops=1.0, bandwidth=1000.0, hop=0.0, start=0.0)
+    assert counts.gradient == 1000
+    averaged = [estimate.average_seconds(counts, link, devices) for devices in (1, 2, 4)]
+    assert averaged == pytest.approx([0, 1, 1.5])
+    # 11 / N seconds of images against 2 (N - 1) / N of averaging: 7 devices are the first too many.
+    assert estimate.break_even(counts, link, 1.0) == 7
+    slow = link._replace(start=3.0, hop=1.0)
+    assert estimate.average_seconds(counts, slow, 4) == pytest.approx(3 + 6 + 1.5)
+    assert estimate.break_even(counts, slow, 1.0) == 2  # 5.5 s each, 6 s of averaging
+    assert estimate.images_needed(counts, slow, 1.0, 4) == 11
+    assert estimate.images_needed(counts, slow, 0.5, 4) == 6
+    assert estimate.fixed_seconds(counts, slow, 0.5) == 10
+
+
 def test_an_unknown_net_is_refused():
     done = run("train_step.py", "--tasks=cat")
     assert done.returncode == 1
