@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 Step = Callable[[], float]
 
@@ -18,7 +19,8 @@ def serve(make_step: Callable[[], Step], peak_memory: Callable[[], int]) -> None
     """Be a contestant: make as many steps as each line of stdin says.
 
     Prints a line after the first step; then each turn's mean seconds and the process's peak memory
-    in bytes, a JSON line each.
+    in bytes, a JSON line each. After "program" instead of a number, the bytes that the step's compiled
+    program takes, null where the step has no `program_memory` to ask.
     """
     step = make_step()
     step()
@@ -26,6 +28,10 @@ def serve(make_step: Callable[[], Step], peak_memory: Callable[[], int]) -> None
     for _ in range(2):
         step()
     for line in sys.stdin:
+        if line.strip() == "program":
+            ask = getattr(step, "program_memory", lambda: None)
+            print(json.dumps(ask()), flush=True)
+            continue
         steps = int(line)
         begun = time.perf_counter()
         for _ in range(steps):
@@ -48,6 +54,7 @@ class Contestant:
 
     Attributes:
       name: what it is called in tables.
+      arguments: of Python.
       alive: whether it made its first step.
       first_step: seconds from its start, imports included, to its first step's end.
       times: mean seconds a step of each turn so far.
@@ -60,6 +67,7 @@ class Contestant:
         self.name = name
         self.times: list[float] = []
         self.peak_memory = 0
+        self.arguments = arguments
         started = time.perf_counter()
         self._process = subprocess.Popen(
             [sys.executable, *arguments],
@@ -73,19 +81,31 @@ class Contestant:
                 **(environ or {}),
             },
         )  # fmt: skip
-        self.alive = bool(self._process.stdout.readline())
+        try:
+            self.alive = bool(self._process.stdout.readline())
+        except BaseException:  # Interrupted, where nobody else has it yet to end it.
+            self.end()
+            raise
         self.first_step = time.perf_counter() - started
         if self.alive:
             self._process.send_signal(signal.SIGSTOP)
 
     def turn(self, steps: int) -> None:
         """Lets the contestant make some steps."""
-        self._process.send_signal(signal.SIGCONT)
-        self._process.stdin.write(f"{steps}\n")
-        self._process.stdin.flush()
-        seconds, self.peak_memory = json.loads(self._process.stdout.readline())
-        self._process.send_signal(signal.SIGSTOP)
+        seconds, self.peak_memory = self._answer(str(steps))
         self.times.append(seconds)
+
+    def program_memory(self) -> int | None:
+        """Returns the bytes that the compiled step takes, where the contestant knows."""
+        return self._answer("program")
+
+    def _answer(self, line: str) -> Any:
+        self._process.send_signal(signal.SIGCONT)
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        self._process.send_signal(signal.SIGSTOP)
+        return answer
 
     def end(self) -> None:
         """Ends the process."""

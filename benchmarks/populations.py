@@ -25,7 +25,7 @@ import contestant
 from nullmark_jax import process
 
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
-_TASK = flags.DEFINE_enum("task", "digit", ["digit", "traffic"], "Net to time.")
+_TASK = flags.DEFINE_enum("task", "digit", ["digit", "face", "traffic", "object"], "Net to time.")
 _MEMBERS = flags.DEFINE_integer("members", 8, "Models, or watermarks.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch", 64, "Clean images a step.", lower_bound=2)
 _STEPS = flags.DEFINE_integer("steps", 4, "Training steps of each pirate.", lower_bound=1)

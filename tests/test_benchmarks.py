@@ -23,27 +23,60 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_growth_is_printed_as_one_object_and_drawn(tmp_path):
-    figure = tmp_path / "growth.png"
+def test_growth_is_written_as_one_object_and_drawn(tmp_path):
     done = run(
-        "step_scaling.py", "--json", "--batches=2,8", "--sizes=28", "--watermarks=2",
-        "--rounds=3", "--steps=1", f"--figure={figure}",
+        "scaling.py", "--axis=batch", "--values=2,8", "--rounds=3", "--steps=1",
+        f"--json={tmp_path / 'scaling.json'}", f"--figures={tmp_path}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    growth = json.loads(done.stdout)
-    assert {name: [point[name] for point in points] for name, points in growth.items()} == {
-        "batch": [2, 8],
-        "size": [28],
-        "watermarks": [2],
-    }
-    for points in growth.values():
-        assert points[0]["times"] == 1
-        for point in points:
-            assert 0 < point["milliseconds"] / 1e3 < point["first_step_seconds"]
-            low, high = point["quartiles"]
-            assert 0 < low <= point["milliseconds"] <= high
-            assert point["peak_memory_bytes"] > 2**26  # Python and jax alone are more
+    found = json.loads((tmp_path / "scaling.json").read_text())
+    assert found["task"] == "digit" and found["rounds"] == 3 and found["steps"] == 1
+    where = found["environment"]
+    assert (
+        where["jax"] == jax.__version__ and where["commit"] and "--values=2,8" in where["command"]
+    )
+    assert list(found["axes"]) == ["batch"]
+    (line,) = found["axes"]["batch"].values()
+    assert line["ideal"] == [1, 4]
+    first, second = line["points"]
+    assert [first["value"], second["value"]] == [2, 8]
+    assert first["times"] == 1 and first["times_quartiles"] == [1, 1]
+    assert first["program_memory_bytes"] < second["program_memory_bytes"]
+    for point in line["points"]:
+        assert 0 < point["seconds"] < point["first_step_seconds"]
+        for name in ("seconds", "times"):
+            low, high = point[f"{name}_quartiles"]
+            assert 0 < low <= point[name] <= high
+        assert point["peak_memory_bytes"] > 2**26  # Python and jax alone are more
+    figure = tmp_path / "scaling-digit-batch.png"
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_virtual_devices_share_the_batch():
+    # Weak and strong in turn: each of two devices has 32 of 64 images, and 64 of 128.
+    done = run("scaling.py", "--axis=devices", "--values=2", "--rounds=3", "--steps=1")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [
+        "devices:", "weak:", "2", "strong:", "2"
+    ]  # fmt: skip
+
+
+def test_a_population_is_timed_against_the_loop():
+    done = run("scaling.py", "--axis=population", "--values=1", "--rounds=3")
+    assert done.returncode == 0, done.stderr
+    # One axis, one reference: the loop's first point.
+    assert "1.00 times" in done.stdout.splitlines()[2]
+    assert done.stdout.splitlines()[3].strip() == "population"
+
+
+def test_a_step_of_more_images_marks_and_another_pattern_is_made(monkeypatch):
+    monkeypatch.syspath_prepend(_FOLDER)
+    import our_step
+
+    step = our_step.make_step("digit", 4, images=9, watermarks=2, pattern_size=4)
+    assert np.isfinite([step() for _ in range(3)]).all()  # two batches an epoch, round again
+    assert step.program_memory() > 582_026 * 4 * 3  # the params and Adam's moments
+    assert 0 <= our_step.make_evaluation("digit", 5, watermarks=2)() <= 10
 
 
 def test_populations_are_timed_each_way():
@@ -70,18 +103,70 @@ def test_starts_with_and_without_compiled_programs_are_timed():
     assert low == high == found["times_as_fast"]
 
 
-@pytest.mark.parametrize("values", ["2,x", ""])
-def test_a_value_that_is_no_count_is_refused(values):
-    done = run("step_scaling.py", f"--batches={values}")
-    assert done.returncode == 1
-    assert done.stderr.startswith("--batches, --sizes, --watermarks: take positive integers")
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (["--axis=batch", "--values=2,x"], "--values: 'x' is no positive integer; give some, as"),
+        (["--axis=batch", "--values="], "--values: '' is no positive integer; give some, as 16,64"),
+        (["--axis=batch", "--values=8,2"], "--values: 8,2 must ascend; sort them"),
+        (["--values=2"], "--values: are of one axis, and 7 are asked for; give --axis"),
+        (["--axis=colour"], "--axis: 'colour' is none; take some of batch, size, images, pattern"),
+        (["--axis=pattern", "--values=4,5,6"], "--values: 4,5,6 give the same pattern twice;"),
+        (["--axis=devices", "--values=3"], "--values: 3 devices cannot share a batch's 64 marked"),
+        (["--json=no/such/folder.json"], "--json: no/such/folder.json is in no folder; make it"),
+        (["--axis=size", "--values=8", "--rounds=3"], "--values: 8 (training step) did not run"),
+        (["--task=cat"], "flag --task=cat: value should be one of <digit|face|traffic|object>"),
+    ],
+)
+def test_what_cannot_be_scaled_is_named(arguments, line):
+    done = run("scaling.py", *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(line) and done.stderr.count("\n") == 1
     assert not done.stdout
 
 
-def test_an_image_too_small_for_the_net_is_named():
-    done = run("step_scaling.py", "--sizes=8", "--batches=2", "--watermarks=1", "--rounds=3")
-    assert done.returncode == 1
-    assert done.stderr.startswith("--sizes: 8 did not run")
+def test_the_documents_tables_are_the_programs():
+    done = run("data_parallelism.py")
+    assert done.returncode == 0, done.stderr
+    text = (_FOLDER.parent / "docs" / "scaling.md").read_text()
+    between = text.partition("<!-- data_parallelism.py -->\n")[2].partition("<!-- end -->")[0]
+    assert between == done.stdout
+
+
+def test_digits_flops_are_those_counted_by_hand(monkeypatch):
+    monkeypatch.syspath_prepend(_FOLDER)
+    import data_parallelism
+
+    counts = data_parallelism.count("digit")
+    # conv_1, conv_2, fc_1 and fc_2 of an image; a copy's conv_1 is of a window of 16 x 16.
+    rest = 8 * 8 * 64 * (25 * 32) + 1024 * 512 + 512 * 10
+    image, window = 24 * 24 * 32 * 25, 12 * 12 * 32 * 25
+    forward = image + window + 2 * rest  # one image in two has two copies
+    products = 3 * forward - (image + window)  # the pixels' gradient is not asked for
+    assert counts.image == pytest.approx(2 * products, rel=0.01)
+    assert counts.parameters == 25 * 32 + 32 + 25 * 32 * 64 + 64 + 1024 * 512 + 512 + 5120 + 10
+    assert (counts.batch, counts.marked, counts.gradient) == (128, 64, 4 * 582_026 + 16)
+    assert 0 < counts.fixed < 0.01 * counts.batch * counts.image
+
+
+def test_the_devices_that_break_even_are_those_of_the_formulas(monkeypatch):
+    monkeypatch.syspath_prepend(_FOLDER)
+    import data_parallelism as estimate
+
+    # A gradient of 1,000 bytes; a link of 1,000 bytes/s; a device of 1 FLOP/s.
+    counts = estimate.Counts(batch=11, marked=6, parameters=246, fixed=5.0, image=1.0)
+    link = estimate.Link("", flops=1.0, bandwidth=1000.0, hop=0.0, start=0.0)
+    assert counts.gradient == 1000
+    averaged = [estimate.average_seconds(counts, link, devices) for devices in (1, 2, 4)]
+    assert averaged == pytest.approx([0, 1, 1.5])
+    # 11 / N seconds of images against 2 (N - 1) / N of averaging: 7 devices are the first too many.
+    assert estimate.break_even(counts, link, 1.0) == 7
+    slow = link._replace(start=3.0, hop=1.0)
+    assert estimate.average_seconds(counts, slow, 4) == pytest.approx(3 + 6 + 1.5)
+    assert estimate.break_even(counts, slow, 1.0) == 2  # 5.5 s each, 6 s of averaging
+    assert estimate.images_needed(counts, slow, 1.0, 4) == 11
+    assert estimate.images_needed(counts, slow, 0.5, 4) == 6
+    assert estimate.fixed_seconds(counts, slow, 0.5) == 10
 
 
 def test_an_unknown_net_is_refused():
