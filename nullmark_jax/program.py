@@ -52,7 +52,7 @@ def run(
     except TrainingDiverged as error:
         return _fail(str(error), DIVERGED)
     except stopping.Preempted as stop:
-        return _fail(str(stop), 0)
+        return _fail(str(stop), 0) if str(stop) else 0
     except stopping.Stopped as stop:
         return _fail(str(stop), 128 + stop.number)
 

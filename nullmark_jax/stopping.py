@@ -22,7 +22,10 @@ class Stopped(BaseException):
 
 
 class Preempted(Exception):
-    """SIGTERM came while a model was trained, and the training's state is on the disk."""
+    """SIGTERM came while a model was trained, and the training's state is on the disk.
+
+    Says so in the process that wrote it, and nothing in the others of the run.
+    """
 
 
 @contextlib.contextmanager

@@ -149,9 +149,12 @@ def train(
                     if progress and record:
                         progress.note(record)
             if done.stopped:
+                where = f"step {len(done.metrics.loss)} of {steps} of epoch {done.number}"
                 raise stopping.Preempted(
-                    f"terminated; the state after step {len(done.metrics.loss)} of {steps} of epoch "
-                    f"{done.number} is in {folder}: give the same command again to go on"
+                    f"terminated; the state after {where} is in {folder}: give the same command "
+                    "again to go on"
+                    if log
+                    else ""
                 )
         records, seconds = (log.records, log.seconds) if log else ([], 0.0)
     return projected(state.params), records, seconds

@@ -94,21 +94,22 @@ def cluster(folder: pathlib.Path) -> Iterator[dict[str, str]]:
             stack.callback(daemon.wait)
             stack.callback(daemon.terminate)
             if command[0] == "munged":
-                _wait_for(files["socket"].exists, "munged")
-        _wait_for(lambda: "idle" in _output(["sinfo", "--noheader"], environ), "slurmd")
+                wait_for(files["socket"].exists, "munged")
+        wait_for(lambda: "idle" in _output(["sinfo", "--noheader"], environ), "slurmd")
         yield environ
 
 
 def wait_until_done(environ: dict[str, str], seconds: float = 300) -> None:
     """Waits until no job is left."""
-    _wait_for(lambda: not _output(["squeue", "--noheader"], environ).strip(), "the jobs", seconds)
+    wait_for(lambda: not _output(["squeue", "--noheader"], environ).strip(), "the jobs", seconds)
 
 
 def _output(command: list[str], environ: dict[str, str]) -> str:
     return subprocess.run(command, env=environ, capture_output=True, text=True).stdout
 
 
-def _wait_for(condition, what: str, seconds: float = 30) -> None:
+def wait_for(condition, what: str, seconds: float = 30) -> None:
+    """Waits until the condition holds; TimeoutError where it does not in time."""
     until = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > until:

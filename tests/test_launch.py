@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import tiny_task
 
 LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
 SLURM_SWEEP = LAUNCH / "slurm_sweep.sh"
+SLURM_TRAIN = LAUNCH / "slurm_train.sh"
 
 SWEEP = """
 
@@ -30,9 +32,9 @@ def sweep_file(tmp_path_factory):
     return path
 
 
-def launch(*arguments, **environ):
+def launch(*arguments, script=SLURM_SWEEP, **environ):
     return subprocess.run(
-        [SLURM_SWEEP, *map(str, arguments)],
+        [script, *map(str, arguments)],
         env={**os.environ, "PYTHON": sys.executable, **environ},
         capture_output=True,
         text=True,
@@ -81,6 +83,66 @@ def test_without_slurm_it_says_where_to_run_it(sweep_file, tmp_path):
     )
 
 
+def test_a_training_s_job_goes_on_where_it_has_no_result_yet(tmp_path):
+    folder = tmp_path / "a run"
+    trained = ["--config=configs/digit.py", f"--workdir={folder}"]
+    done = launch(
+        "--dry_run", "--sbatch=--nodes=2", "--", *trained, script=SLURM_TRAIN, PYTHON="python3"
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    *job, wrap = shlex.split(line)
+    assert job == [
+        "sbatch",
+        "--parsable",
+        "--job-name=nullmark-train",
+        "--requeue",
+        "--open-mode=append",
+        "--signal=TERM@60",
+        "--nodes=2",
+        "--wrap",
+    ]
+    # What the job does, with an srun and a scontrol that say what they were given.
+    for name, status in (("srun", "$STATUS"), ("scontrol", "0")):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\necho {name} "$@"\nexit {status}\n')
+        program.chmod(0o755)
+    training = "srun --kill-on-bad-exit=1 python3 -m nullmark_jax.main --distributed "
+    training += " ".join(trained)
+    for status, has_result, said in (
+        (0, False, [training, "scontrol requeue 7"]),
+        (0, True, [training]),
+        (1, False, [training]),
+    ):
+        shutil.rmtree(folder, ignore_errors=True)
+        if has_result:
+            folder.mkdir()
+            (folder / "result.json").touch()
+        environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+        ended = subprocess.run(
+            ["sh", "-c", wrap],
+            env=environ | {"STATUS": str(status)},
+            capture_output=True,
+            text=True,
+        )
+        assert ended.stdout.splitlines() == said and ended.returncode == status
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no training: give -- and its arguments"),
+        (["--nodes=2"], "--nodes=2: is no option; take --dry_run, --sbatch=OPTION"),
+        (["--", "--config=configs/digit.py"], "no --workdir=FOLDER among the training's"),
+    ],
+)
+def test_a_training_s_bad_input_is_one_line_and_status_2(arguments, message):
+    done = launch(*arguments, script=SLURM_TRAIN)
+    assert done.returncode == 2 and not done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"launch/slurm_train.sh: {message}")
+
+
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck on the PATH")
 @pytest.mark.parametrize("path", sorted(LAUNCH.glob("*.sh")), ids=lambda path: path.name)
 def test_shellcheck_finds_nothing(path):
@@ -118,3 +180,36 @@ def test_a_sweep_goes_through_a_real_slurm(sweep_file, tmp_path):
     values = [each["values"]["watermark.extreme_value"] for each in result["metrics"]["points"]]
     assert values == [20.0, 10.0, 5.0]
     assert "open its report.html" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(slurm.why_not()), reason=slurm.why_not())
+def test_a_training_of_two_tasks_goes_on_after_sigterm_through_a_real_slurm(sweep_file, tmp_path):
+    (tmp_path / "slurm").mkdir()
+    with slurm.cluster(tmp_path / "slurm") as environ:
+        environ |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHON": sys.executable}
+        environ["JAX_ENABLE_COMPILATION_CACHE"] = "true"
+
+        def tell(*command):
+            return subprocess.run(
+                command, env=environ, cwd=tmp_path, capture_output=True, text=True, check=True
+            ).stdout
+
+        trained = [f"--config={sweep_file}", f"--workdir={tmp_path}/run", *tiny_task.EXPERIMENT]
+        said = tell(SLURM_TRAIN, "--sbatch=--ntasks=2", "--", *trained, "--config.epochs=150")
+        (number,) = re.findall(r"is job (\d+)\.", said)
+        output = tmp_path / f"slurm-{number}.out"
+        slurm.wait_for(lambda: output.exists() and "epoch 3:" in output.read_text(), "epochs", 300)
+        tell("scancel", "--signal=TERM", number)
+        slurm.wait_for(lambda: "PENDING" in tell("squeue", "--noheader", "-o", "%T"), "its end", 60)
+        assert not (tmp_path / "run" / "result.json").exists()
+        # Slurm would let it wait for two minutes.
+        tell("scontrol", "update", f"JobId={number}", "StartTime=now")
+        slurm.wait_until_done(environ)
+    printed = output.read_text()
+    (stop,) = re.findall(r"^terminated; the state after step \d of 6 of epoch (\d+)", printed, re.M)
+    epochs = [int(each) for each in re.findall(r"^epoch (\d+):", printed, re.M)]
+    assert 3 <= int(stop) < 150 and epochs == list(range(1, 151)), printed
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["metrics"]["verified"] is True, printed
+    assert result["environment"]["processes"] == 2
