@@ -51,33 +51,50 @@ def finish(arguments: list[str], workdir: pathlib.Path) -> None:
 
 def kills(arguments: list[str], folder: pathlib.Path) -> dict:
     """Returns what --json prints of `kills`."""
-    whole, killed = folder / "whole", folder / "killed"
+    whole = folder / "whole"
     finish(arguments, whole)
+    epochs = epochs_done(whole)
     moments = random.Random(_SEED.value)
-    at = {
-        "before the first epoch": 0,
-        "in training": 0,
-        "after the last epoch": 0,
-        "not in time": 0,
-    }
-    epochs = len((whole / "metrics.jsonl").read_text().splitlines())
-    for _ in range(_KILLS.value):
-        process = start(arguments, killed)
+    at = {"before the first epoch": 0, "in training": 0, "after the last epoch": 0}
+    runs = [folder / "run-1"]
+    while sum(at.values()) < _KILLS.value:
+        process = start(arguments, runs[-1])
         try:
             process.wait(moments.uniform(0, _WITHIN.value))
-            at["not in time"] += 1
-            continue
         except subprocess.TimeoutExpired:
             process.kill()
-        process.wait()
-        path = killed / "metrics.jsonl"
-        done = len(path.read_text().splitlines()) if path.exists() else 0
-        when = "in training" if 0 < done < epochs else "after the last epoch"
-        at[when if done else "before the first epoch"] += 1
-    finish(arguments, killed)
-    same = {name: (whole / name).read_bytes() == (killed / name).read_bytes() for name in FILES}
-    parts = [path.name for path in killed.rglob("*") if ".part" in path.name or "tmp" in path.name]
-    return {"kills": at, "epochs": epochs, "same_bytes": same, "left_behind": parts}
+            process.wait()
+            done = epochs_done(runs[-1])
+            when = "in training" if 0 < done < epochs else "after the last epoch"
+            at[when if done else "before the first epoch"] += 1
+        else:  # It had ended before: the next kills are another run's.
+            runs.append(folder / f"run-{len(runs) + 1}")
+    if runs[-1].exists():
+        finish(arguments, runs[-1])
+    else:
+        runs.pop()
+    same = {
+        name: all((whole / name).read_bytes() == (run / name).read_bytes() for run in runs)
+        for name in FILES
+    }
+    left = [
+        path.name
+        for run in runs
+        for path in run.rglob("*")
+        if ".part" in path.name or "tmp" in path.name
+    ]
+    return {
+        "kills": at,
+        "runs": len(runs),
+        "epochs": epochs,
+        "same_bytes": same,
+        "left_behind": left,
+    }
+
+
+def epochs_done(workdir: pathlib.Path) -> int:
+    path = workdir / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
 
 
 def resident(process: subprocess.Popen) -> int:
@@ -93,9 +110,8 @@ def memory(arguments: list[str], folder: pathlib.Path) -> dict:
     """Returns what --json prints of `memory`: the resident bytes when each epoch was first seen done."""
     workdir = folder / "run"
     process, epochs, found = start(arguments, workdir), [], []
-    path = workdir / "metrics.jsonl"
     while process.poll() is None:
-        done = path.read_text().count("\n") if path.exists() else 0
+        done = epochs_done(workdir)
         size = resident(process)
         if size and done > (epochs[-1] if epochs else 0):
             epochs.append(done)
