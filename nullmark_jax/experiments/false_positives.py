@@ -22,7 +22,7 @@ from nullmark_jax.attacks import grinding
 from nullmark_jax.experiments import experiment
 from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
-from nullmark_jax.experiments.measuring import Record, accuracies, limited
+from nullmark_jax.experiments.measuring import Record, accuracies, at_papers_threshold, limited
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.reports import curves
 from nullmark_jax.reports.table import Table, percent
@@ -295,8 +295,8 @@ def verdict(result: Result) -> list[Finding]:
     """Returns how many random watermarks verified at T = 80%, and what the papers say."""
     findings = []
     for each in result["metrics"]["models"]:
-        rate = next(r for r in each["rates"] if r["threshold"] == 0.8)
-        tried = next(r for r in each["grinding"] if r["threshold"] == 0.8)
+        rate = at_papers_threshold(each["rates"])
+        tried = at_papers_threshold(each["grinding"])
         findings.append(
             Finding(
                 f"Of {rate['of']} random watermarks {rate['passed']} verify on {_title(each)} at T = 80% "

@@ -112,6 +112,11 @@ def derived_seed(seed: int, *purpose: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
+def at_papers_threshold(rates: list[Record]) -> Record:
+    """Returns the one of some thresholds' records that is at the papers' T, 80%."""
+    return next(rate for rate in rates if rate["threshold"] == 0.8)
+
+
 def mean(records: list[Record], *names: str) -> float:
     """Returns the mean of a field, given by the names that lead to it, over records."""
     return float(np.mean([_field(record, names) for record in records]))

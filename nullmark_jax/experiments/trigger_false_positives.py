@@ -23,7 +23,7 @@ from nullmark_jax.experiments import experiment
 from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.false_positives import THRESHOLDS, rate_at
 from nullmark_jax.experiments.journal import Journal
-from nullmark_jax.experiments.measuring import Record, derived_seed, limited
+from nullmark_jax.experiments.measuring import Record, at_papers_threshold, derived_seed, limited
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.reports import curves
 from nullmark_jax.reports.table import Table, percent
@@ -157,7 +157,7 @@ def draw(result: Result) -> dict[str, Figure]:
 def verdict(result: Result) -> list[Finding]:
     """Returns how many of others' triggers verify at T = 80%."""
     metrics = result["metrics"]
-    rates = [next(r for r in m["rates"] if r["threshold"] == 0.8) for m in metrics["models"]]
+    rates = [at_papers_threshold(each["rates"]) for each in metrics["models"]]
     passed, tried = sum(r["passed"] for r in rates), sum(r["of"] for r in rates)
     highest = max(max(model["true"]) for model in metrics["models"])
     return [

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nullmark_jax import verification
-from nullmark_jax.experiments.measuring import mean_and_spread
+from nullmark_jax.experiments.measuring import at_papers_threshold, mean_and_spread
 from nullmark_jax.reports.table import Table, percent
 
 Result = dict[str, Any]
@@ -57,7 +57,7 @@ def _false_positives(metrics: dict[str, Any]) -> str:
     parts = []
     for kind, watermarked in (("marked", True), ("free", False)):
         some = [each for each in metrics["models"] if each["watermarked"] is watermarked]
-        rates = [next(r for r in each["rates"] if r["threshold"] == 0.8) for each in some]
+        rates = [at_papers_threshold(each["rates"]) for each in some]
         found = counted(sum(r["passed"] for r in rates), sum(r["of"] for r in rates))
         if found:
             parts.append(f"{len(some)} {kind}: {found}")
