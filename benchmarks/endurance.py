@@ -4,10 +4,11 @@
     python benchmarks/endurance.py --what=memory [--json] [--figure=OUT.png] -- --config=FILE.py ...
 
 What stands behind -- goes to `python -m nullmark_jax.main`, but for --workdir; name a key and a timestamp.
-`kills` starts the run again and again, each time killed at a moment drawn from the first --within seconds
-after its start (imports, compilation, steps, checkpoints, whatever it is at), then lets it end, and compares
-its files with those of a run that nothing stopped, byte for byte; exit status 1 where one differs. `memory`
-lets a run end and reads its resident memory from /proc about once an epoch.
+`kills` starts the run again and again, each time killed at a moment drawn at random: one in four within the
+first --within seconds after the start (imports, compilation), the others within half a second after the first
+to fifth epoch since (steps, checkpoints, files, whatever it is at). Then it lets it end, and compares its
+files with those of a run that nothing stopped, byte for byte; exit status 1 where one differs. `memory` lets
+a run end and reads its resident memory from /proc about once an epoch.
 """
 
 import json
@@ -28,7 +29,9 @@ import matplotlib.pyplot as plt
 _WHAT = flags.DEFINE_enum("what", None, ["kills", "memory"], "Which.", required=True)
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
 _KILLS = flags.DEFINE_integer("kills", 50, "How often it is killed.", lower_bound=1)
-_WITHIN = flags.DEFINE_float("within", 8.0, "Latest moment after a start, seconds.", lower_bound=0)
+_WITHIN = flags.DEFINE_float(
+    "within", 8.0, "Latest of the moments after a start, seconds.", lower_bound=0
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
 _FIGURE = flags.DEFINE_string("figure", None, "Draw the memory's curve here.")
 
@@ -58,9 +61,16 @@ def kills(arguments: list[str], folder: pathlib.Path) -> dict:
     at = {"before the first epoch": 0, "in training": 0, "after the last epoch": 0}
     runs = [folder / "run-1"]
     while sum(at.values()) < _KILLS.value:
+        before = epochs_done(runs[-1])
         process = start(arguments, runs[-1])
+        if moments.random() < 0.25:
+            soon = moments.uniform(0, _WITHIN.value)
+        else:
+            more, soon = moments.randint(1, 5), moments.uniform(0, 0.5)
+            while process.poll() is None and epochs_done(runs[-1]) < min(before + more, epochs):
+                time.sleep(0.02)
         try:
-            process.wait(moments.uniform(0, _WITHIN.value))
+            process.wait(soon)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -31,8 +31,9 @@ from nullmark_jax.errors import InputError
 
 Tree = TypeVar("Tree")
 AXIS = "devices"
-# How long a process may be silent before the others count it as lost.
-_HEARTBEAT_SECONDS = 30
+# How long a process may be silent before the others count it as lost, and how long one that ends waits
+# for the others to end.
+_PATIENCE_SECONDS = 30
 
 
 @contextlib.contextmanager
@@ -59,7 +60,8 @@ def joined(coordinator: str = "", num_processes: int = 0, process_id: int = -1) 
             coordinator or None,
             num_processes if coordinator else None,
             process_id if coordinator else None,
-            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            heartbeat_timeout_seconds=_PATIENCE_SECONDS,
+            shutdown_timeout_seconds=_PATIENCE_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

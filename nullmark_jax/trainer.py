@@ -111,7 +111,10 @@ def train(
     )
     start = Checkpoint(training.init_state(initial, optimizer), _no_metrics(steps))
     with contextlib.ExitStack() as stack:
-        log = stack.enter_context(_Log(folder, steps)) if parallel.is_first() else None
+        log = None
+        with parallel.together():
+            if parallel.is_first():
+                log = stack.enter_context(_Log(folder, steps))
         leaves, layout = jax.tree.flatten(start)
         found: Any = parallel.from_first(lambda: log.resume(start) if log else leaves)
         state, metrics = jax.tree.unflatten(layout, found)
