@@ -48,7 +48,14 @@ def start(arguments: list[str], workdir: pathlib.Path) -> subprocess.Popen:
 
 def finish(arguments: list[str], workdir: pathlib.Path) -> None:
     """Runs to the end."""
-    if start(arguments, workdir).wait() not in (0, 1):
+    process = start(arguments, workdir)
+    process.wait()
+    check_ended(process, workdir)
+
+
+def check_ended(process: subprocess.Popen, workdir: pathlib.Path) -> None:
+    """Ends this program where the run neither verified nor did not."""
+    if process.returncode not in (0, 1):
         sys.exit(f"{workdir.with_suffix('.log').read_text().splitlines()[-1]}")
 
 
@@ -78,11 +85,9 @@ def kills(arguments: list[str], folder: pathlib.Path) -> dict:
             when = "in training" if 0 < done < epochs else "after the last epoch"
             at[when if done else "before the first epoch"] += 1
         else:  # It had ended before: the next kills are another run's.
+            check_ended(process, runs[-1])
             runs.append(folder / f"run-{len(runs) + 1}")
-    if runs[-1].exists():
-        finish(arguments, runs[-1])
-    else:
-        runs.pop()
+    finish(arguments, runs[-1])
     same = {
         name: all((whole / name).read_bytes() == (run / name).read_bytes() for run in runs)
         for name in FILES
@@ -127,8 +132,9 @@ def memory(arguments: list[str], folder: pathlib.Path) -> dict:
             epochs.append(done)
             found.append(size)
         time.sleep(0.05)
-    if process.returncode not in (0, 1) or len(epochs) < 4:
-        sys.exit(f"{workdir.with_suffix('.log').read_text().splitlines()[-1]}")
+    check_ended(process, workdir)
+    if len(epochs) < 4:
+        sys.exit(f"{len(epochs)} epochs: are too few to see a growth; give more")
     # Of the second half, in which nothing is compiled any more.
     half = len(epochs) // 2
     growth = float(np.polyfit(epochs[half:], found[half:], 1)[0])

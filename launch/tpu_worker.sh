@@ -65,12 +65,16 @@ run() {
 pack() {
   local folder="$1" status=0
   [ -d "src/$folder" ] || return 3
-  local parts=("$folder")
-  [ ! -d "src/$folder/checkpoints" ] || parts=("$folder/checkpoints" "$folder")
+  local tar=(tar -C src --exclude='*.orbax-checkpoint-tmp*' --exclude='.*.part')
   # The checkpoints first: of an epoch that ends meanwhile, the rest may be there without its checkpoint, not the
   # other way round. Status 1 is of files that went meanwhile, old checkpoints say.
-  tar -cf fetched.part -C src --exclude='*.orbax-checkpoint-tmp*' --exclude='.*.part' \
-    "${parts[@]}" || status=$?
+  rm -f fetched.part
+  if [ -d "src/$folder/checkpoints" ]; then
+    "${tar[@]}" -cf fetched.part "$folder/checkpoints" || status=$?
+    [ "$status" -le 1 ] || return 4
+  fi
+  status=0
+  "${tar[@]}" -rf fetched.part --exclude="$folder/checkpoints" "$folder" || status=$?
   [ "$status" -le 1 ] || return 4
   mv fetched.part fetched.tar
 }

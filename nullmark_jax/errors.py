@@ -5,5 +5,9 @@ class InputError(ValueError):
     """Input that cannot be used; programs print it as one line and exit with status 2."""
 
 
+class FolderBusy(InputError):
+    """Another process is at work in the run folder; programs exit with status 75: try again later."""
+
+
 class TrainingDiverged(RuntimeError):
     """The training loss stopped being finite; the last good checkpoint is kept."""

@@ -1,17 +1,18 @@
 """A run's folder: whose run it holds, and the files by which an interrupted run goes on."""
 
 import contextlib
+import fcntl
 import json
 import logging
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-import filelock
 import ml_collections
 
 from nullmark_jax import checks, files, signing
-from nullmark_jax.errors import InputError
+from nullmark_jax.errors import FolderBusy, InputError
 
 _LARGEST = 2**30
 _LOCK = ".lock"
@@ -50,15 +51,20 @@ def make_folder(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None
 def claim_folder(folder: pathlib.Path, config: ml_collections.ConfigDict) -> Iterator[None]:
     """Makes the run folder and writes config.json, or finds this config's run there; its own in the block.
 
-    What a killed process was writing is removed. The system frees the folder when a process is killed. Of
-    a file system without locks a warning says that two runs in one folder would not be noticed.
+    What a killed process was writing is removed. The system frees the folder when a process is killed.
+    Where it cannot lock a file (not every network's file system can) a warning says that two runs in one
+    folder would not be noticed.
 
     Raises:
-      InputError: the folder cannot be written, holds another config's run, or something else; or another
-        process is at work in it.
+      FolderBusy: another process is at work in it.
+      InputError: the folder cannot be written, holds another config's run, or something else.
     """
-    make_folder(folder, config)
+    check_folder(folder, config)
+    with files.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
+        # Again: another run may have made it meanwhile.
+        make_folder(folder, config)
         for part in filter(files.is_part, folder.rglob("*")):
             part.unlink(missing_ok=True)
         yield
@@ -66,23 +72,23 @@ def claim_folder(folder: pathlib.Path, config: ml_collections.ConfigDict) -> Ite
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
-    lock = filelock.FileLock(folder / _LOCK)
     with files.writing(folder):
+        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
         try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise InputError(
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FolderBusy(
                 f"--workdir: another process is at work in {folder}; wait for it, or give another "
                 "folder"
             ) from error
-        except NotImplementedError:
+        except OSError as error:
             logging.getLogger(__name__).warning(
-                "%s: lies on a file system without locks; start no second run in it", folder
+                "%s: cannot be locked (%s); start no second run in it", folder, error.strerror
             )
-    try:
         yield
     finally:
-        lock.release()
+        os.close(descriptor)  # And frees the lock.
 
 
 def write_verifier(folder: pathlib.Path, *, owner: str, timestamp: str) -> None:

@@ -6,8 +6,8 @@ the first one's.
 
 Exit status: 0 verified (or a watermark-free run, done; or SIGTERM came in training, and the state is on
 the disk: there is no result.json then), 1 trained but not verified, 2 unusable input, 3 the training
-diverged, 130 or 143 interrupted, 134 jax ended it because another process of the run was lost. Start the
-same command again to go on.
+diverged, 75 another process is at work in the folder, 130 or 143 interrupted, 134 jax ended it because
+another process of the run was lost, or did not come. Start the same command again to go on.
 """
 
 import contextlib
@@ -56,7 +56,8 @@ def _main(flag_values: flags.FlagValues, command: str) -> int:
     # Joined before anything else, for the check of a config asks jax for arrays.
     with parallel.joined(*others) if flag_values.distributed else contextlib.nullcontext():
         config = flag_values.config
-        configs.check(config)
+        with parallel.together():
+            configs.check(config)
         folder = pathlib.Path(flag_values.workdir or f"runs/{config.task}")
         result = train_and_evaluate(config, folder, command=command)
         verified = result["metrics"]["verified"]

@@ -27,13 +27,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from nullmark_jax.errors import InputError
+from nullmark_jax.errors import FolderBusy, InputError
 
 Tree = TypeVar("Tree")
 AXIS = "devices"
 # How long a process may be silent before the others count it as lost, and how long one that ends waits
 # for the others to end.
 _PATIENCE_SECONDS = 30
+# What a message that is no arrays begins with.
+_FAILED, _BUSY = b"!", b"?"
 
 
 @contextlib.contextmanager
@@ -47,9 +49,16 @@ def joined(coordinator: str = "", num_processes: int = 0, process_id: int = -1) 
       num_processes: how many they are.
       process_id: which of them this one is, from 0.
 
+    Where the others do not come jax ends the process after five minutes.
+
     Raises:
-      InputError: nothing tells jax of the others, or they do not come.
+      InputError: nothing tells jax of the others, or some of the arguments are missing.
     """
+    if not coordinator and (num_processes, process_id) != (0, -1):
+        raise InputError(
+            "--num_processes, --process_id: say nothing without --coordinator=HOST:PORT; give all three, "
+            "or none"
+        )
     if coordinator and not 0 <= process_id < num_processes:
         raise InputError(
             f"--process_id: {process_id} of --num_processes={num_processes} is out of range; with "
@@ -71,6 +80,11 @@ def joined(coordinator: str = "", num_processes: int = 0, process_id: int = -1) 
         ) from error
     yield
     jax.distributed.shutdown()
+
+
+def is_joined() -> bool:
+    """Returns whether the process is within `joined`, be it of one process alone."""
+    return bool(jax.distributed.is_initialized())
 
 
 def process_count() -> int:
@@ -233,7 +247,7 @@ def from_first(work: Callable[[], Sequence[np.ndarray]]) -> list[np.ndarray]:
     """Returns in every process the arrays that `work` returns in the first, which alone calls it.
 
     Raises:
-      InputError: `work` did, and so all do.
+      InputError: `work` did, or the system refused it a file, and so all do.
     """
     if process_count() == 1:
         return list(work())
@@ -243,28 +257,30 @@ def from_first(work: Callable[[], Sequence[np.ndarray]]) -> list[np.ndarray]:
             stream = io.BytesIO()
             np.savez(stream, *work())
             message = stream.getvalue()
-        except InputError as error:
+        except (InputError, OSError) as error:
             # No archive begins so.
-            failure, message = error, b"!" + str(error).encode()
+            mark = _BUSY if isinstance(error, FolderBusy) else _FAILED
+            failure, message = error, mark + str(error).encode()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
     sent = np.frombuffer(message, np.uint8) if is_first() else np.zeros(size, np.uint8)
     message = np.asarray(multihost_utils.broadcast_one_to_all(sent)).tobytes()
-    if message.startswith(b"!"):
-        raise failure or InputError(f"process 0: {message[1:].decode()}")
+    if message[:1] in (_FAILED, _BUSY):
+        kind = FolderBusy if message[:1] == _BUSY else InputError
+        raise failure or kind(f"process 0: {message[1:].decode()}")
     with np.load(io.BytesIO(message), allow_pickle=False) as arrays:
         return list(arrays.values())
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Ends the block in all processes alike: an InputError in one is one in all.
+    """Ends the block in all processes alike: an InputError (or OSError) in one is an InputError in all.
 
     Without it the others would wait in vain for the one that gave up.
     """
     failure = None
     try:
         yield
-    except InputError as error:
+    except (InputError, OSError) as error:
         if process_count() == 1:
             raise
         failure = error

@@ -22,6 +22,7 @@ from nullmark_jax import (
     outcome,
     parallel,
     process,
+    signing,
     transform,
 )
 from nullmark_jax import config as configs
@@ -142,8 +143,12 @@ def _begin(
     marks = owner_marks(config, owner)
     check_labels(splits, marks)
     make_plan(config, splits.train, count(marks))
-    check_initial(folder, initial_digest)
     held.enter_context(claim_folder(folder, config))
+    check_initial(folder, initial_digest)
+    if any((folder / name).exists() for name in (signing.PRIVATE_NAME, "verifier.json")):
+        # Again: another run may have made it, and been killed, before the folder was this one's.
+        owner = find_owner(config, folder, key)
+        marks = owner_marks(config, owner)
     keep_initial(folder, initial_digest)
     keep_owner(config, folder, owner)
     embeds = config.watermark.num_watermarks > 0

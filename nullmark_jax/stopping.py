@@ -78,20 +78,20 @@ def put_off(*numbers: int) -> Iterator[None]:
 
 
 def _is_pythons(number: int) -> bool:
-    """Returns whether Python gets it: of several processes jax's preemption service has SIGTERM."""
-    return number != signal.SIGTERM or parallel.process_count() == 1
+    """Returns whether Python gets it: among `joined` processes jax's preemption service has SIGTERM."""
+    return number != signal.SIGTERM or not parallel.is_joined()
 
 
 @contextlib.contextmanager
 def asked_to_stop() -> Iterator[Callable[[int], bool]]:
     """Within the block SIGTERM ends nothing, but answers the function yielded.
 
-    That takes the number of steps done, which must be the next one's at each call, and returns whether to
-    stop there: in all processes of a run after the same step, whichever got the signal. Outside the main
-    thread, which alone gets signals, a single process is never asked.
+    That takes the number of steps done, which grows from call to call, and returns whether to stop there:
+    in all processes of a run at the same call, whichever got the signal. Outside the main thread, which
+    alone gets signals, a process that is none of several is never asked.
     """
-    if parallel.process_count() > 1:
-        yield parallel.stop_agreed
+    if parallel.is_joined():
+        yield _asking_at_every_step()
         return
     if threading.current_thread() is not threading.main_thread():
         yield lambda step: False
@@ -104,3 +104,20 @@ def asked_to_stop() -> Iterator[Callable[[int], bool]]:
         signal.signal(signal.SIGTERM, previous)
     if arrived:  # After the last step: nothing of the training is lost.
         signal.raise_signal(signal.SIGTERM)
+
+
+def _asking_at_every_step() -> Callable[[int], bool]:
+    """Returns the question of `joined` processes, which may be put after every so many steps.
+
+    The service has one step in mind, which it must be asked about: one between two calls, or before the
+    first, where a run goes on and the signal came as it started.
+    """
+    asked = 0
+
+    def to_stop(step: int) -> bool:
+        nonlocal asked
+        answers = [parallel.stop_agreed(each) for each in range(asked + 1, step + 1)]
+        asked = max(asked, step)
+        return any(answers)
+
+    return to_stop

@@ -139,7 +139,9 @@ def test_one_process_killed_ends_all_and_all_started_again_end_with_the_same_byt
 
 
 def test_sigterm_to_one_process_stops_all_after_the_same_step(config_file, compiled, tmp_path):
-    processes = Processes(config_file, tmp_path / "run", compiled, "--config.epochs=2000")
+    # Of six steps an epoch four in a dispatch, as accelerators take fifty; the service thinks in steps.
+    arguments = ["--config.epochs=2000", "--config.steps_per_dispatch=4"]
+    processes = Processes(config_file, tmp_path / "run", compiled, *arguments)
     processes.wait_for("epoch 5:")
     processes.each[1].send_signal(signal.SIGTERM)
     asked = time.monotonic()
@@ -148,7 +150,7 @@ def test_sigterm_to_one_process_stops_all_after_the_same_step(config_file, compi
     (line,) = (each for each in processes.error(0).splitlines() if each.startswith("terminated"))
     step, epoch = map(int, re.match(r".* step (\d) of 6 of epoch (\d+) is in", line).groups())
     kept = max(int(path.name) for path in (tmp_path / "run/0/checkpoints").iterdir())
-    assert kept == 6 * (epoch - 1) + step
+    assert kept == 6 * (epoch - 1) + step and step in (4, 6)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """folder.py: whose run a folder holds, and the files by which it goes on."""
 
+import errno
 import math
 import re
 
@@ -7,7 +8,7 @@ import pytest
 import tiny_task
 
 from nullmark_jax import folder as folders
-from nullmark_jax.errors import InputError
+from nullmark_jax.errors import FolderBusy, InputError
 
 
 def claim(folder, config):
@@ -48,7 +49,7 @@ def test_a_folder_at_work_is_refused_until_it_is_free(data, tmp_path):
     refused = r"^--workdir: another process is at work in .*; wait for it, or give another folder$"
     with folders.claim_folder(tmp_path, config):
         part.write_text("the first one's")
-        with pytest.raises(InputError, match=refused):
+        with pytest.raises(FolderBusy, match=refused):
             claim(tmp_path, config)
         assert part.exists()
     claim(tmp_path, config)
@@ -56,13 +57,15 @@ def test_a_folder_at_work_is_refused_until_it_is_free(data, tmp_path):
 
 
 def test_a_file_system_without_locks_is_warned_of(data, tmp_path, monkeypatch, caplog):
-    def none(lock, **options):
-        raise NotImplementedError("FileSystem does not appear to support flock")
+    def none(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(folders.filelock.FileLock, "acquire", none)
+    monkeypatch.setattr(folders.fcntl, "flock", none)
     claim(tmp_path, tiny_task.config(data))
     (record,) = (each for each in caplog.records if each.name == "nullmark_jax.folder")
-    assert record.getMessage().endswith("a file system without locks; start no second run in it")
+    assert record.getMessage() == (
+        f"{tmp_path}: cannot be locked (No locks available); start no second run in it"
+    )
 
 
 def test_another_config_s_run_is_left_alone(data, tmp_path):

@@ -111,6 +111,7 @@ def test_a_training_s_job_goes_on_where_it_has_no_result_yet(tmp_path):
     training += " ".join(trained)
     for status, has_result, said in (
         (0, False, [training, "scontrol requeue 7"]),
+        (143, False, [training, "scontrol requeue 7"]),
         (0, True, [training]),
         (1, False, [training]),
     ):

@@ -22,7 +22,8 @@ from absl import flags
 
 from nullmark_jax import main as program
 from nullmark_jax import program as programs
-from nullmark_jax.errors import InputError, TrainingDiverged
+from nullmark_jax.errors import FolderBusy, InputError, TrainingDiverged
+from nullmark_jax.stopping import Preempted
 
 ROOT = pathlib.Path(__file__).parent.parent
 QUICKSTART = ROOT / "configs" / "quickstart.py"
@@ -111,6 +112,7 @@ def test_a_config_file_that_cannot_be_used(capsys, tmp_path, monkeypatch, text, 
         (["{task}", "--workdir=/proc/nowhere"], "/proc/nowhere: cannot be written"),
         (["{task}", "--workdir=/dev/null"], "/dev/null: cannot be written (File exists)"),
         (["{task}", "--process_id=1"], "--coordinator, --num_processes, --process_id: are of"),
+        (["{task}", "--distributed", "--process_id=0"], "--num_processes, --process_id: say"),
         (["{task}", "--distributed", "--coordinator=h:1"], "--process_id: -1 of --num_processes=0"),
     ],
 )
@@ -161,6 +163,9 @@ def raises(error):
         (lambda flag_values: 0, 0, ""),
         (lambda flag_values: 1, 1, ""),
         (raises(InputError("claim: bad\nvery\x1b[31m bad; mend it")), 2, None),
+        (raises(FolderBusy("--workdir: busy")), 75, "--workdir: busy"),
+        (raises(Preempted("terminated; the state")), 0, "terminated; the state"),
+        (raises(Preempted("")), 0, ""),
         (raises(OSError(28, "No space left on device")), 2, None),
         (raises(TrainingDiverged("the loss became nan")), 3, "the loss became nan"),
         (lambda flag_values: signal.raise_signal(signal.SIGINT), 130, None),
@@ -280,6 +285,7 @@ def test_a_run_killed_at_random_ends_with_the_same_bytes(unbroken, config_file, 
 
 @pytest.mark.slow
 def test_a_run_stopped_in_an_epoch_goes_on(unbroken, config_file, tmp_path):
+    stops = []
     steps = r"terminated; the state after step (\d) of 6 of epoch (\d+) is in .*: give the same"
     for epoch, number, status, said in (
         (1, signal.SIGINT, 130, r"interrupted; give the same"),
@@ -300,10 +306,12 @@ def test_a_run_stopped_in_an_epoch_goes_on(unbroken, config_file, tmp_path):
         assert code == status and out == ""
         if status == 0:  # Where it stopped, in the middle of an epoch too.
             step, in_epoch = map(int, found.groups())
+            stops.append(step)
             kept = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
             assert kept == 6 * (in_epoch - 1) + step
         assert not (tmp_path / "result.json").exists()
         assert not list(tmp_path.rglob("*.part"))
+    assert min(stops) < 6
     finished(config_file, tmp_path, *MANY, status=(0,))
     assert_same_run(tmp_path, unbroken)
 
@@ -315,7 +323,7 @@ def test_a_second_run_in_one_folder_is_refused(config_file, tmp_path):
     first.process.send_signal(signal.SIGSTOP)  # Or it would be done before the second one is there.
     code, out, err = Process(config_file, tmp_path, *MANY).end()
     lines = [line for line in err.splitlines() if line]
-    assert code == 2 and out == "" and len(lines) == 1, err
+    assert code == 75 and out == "" and len(lines) == 1, err
     assert lines[0].startswith(f"--workdir: another process is at work in {tmp_path}; wait for it")
     assert first.process.poll() is None
     first.process.kill()

@@ -1,0 +1,79 @@
+"""stopping.py: what a training is told of SIGTERM."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from nullmark_jax import parallel, stopping
+
+
+def tell(number=signal.SIGTERM):
+    os.kill(os.getpid(), number)
+
+
+def test_in_a_training_sigterm_is_an_answer():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(stopping.Preempted), stopping.asked_to_stop() as asked:
+        assert not asked(1)
+        tell()
+        assert asked(2) and asked(3)
+        raise stopping.Preempted
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_came_after_the_last_step_stops_at_the_block_s_end():
+    with stopping.stoppable(), pytest.raises(stopping.Stopped) as stop:
+        with stopping.asked_to_stop() as asked:
+            assert not asked(1)
+            tell()
+        pytest.fail("the signal was lost")
+    assert stop.value.number == signal.SIGTERM
+
+
+def test_a_signal_that_is_put_off_comes_at_the_block_s_end():
+    with stopping.stoppable(), pytest.raises(stopping.Stopped):
+        with stopping.put_off(signal.SIGINT, signal.SIGTERM):
+            tell()
+            reached = True
+        pytest.fail("the signal was lost")
+    assert reached
+
+
+def test_put_off_in_a_training_it_is_still_an_answer():
+    with pytest.raises(stopping.Preempted), stopping.asked_to_stop() as asked:
+        with stopping.put_off(signal.SIGINT, signal.SIGTERM):
+            tell()
+        assert asked(1)
+        raise stopping.Preempted
+
+
+def test_a_thread_is_never_asked():
+    answers = []
+
+    def train():
+        with stopping.asked_to_stop() as asked:
+            answers.append(asked(1))
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert answers == [False]
+
+
+@pytest.mark.parametrize(
+    ("agreed", "calls", "answers"),
+    [
+        # The service says yes of one step alone, whatever steps the dispatches end with.
+        (101, (50, 100, 150, 200), [False, False, True, False]),
+        (100, (50, 100, 150), [False, True, False]),
+        # A run that goes on with step 26; the signal came before it asked of any.
+        (1, (26, 27), [True, False]),
+    ],
+)
+def test_of_several_processes_every_step_is_asked_about(monkeypatch, agreed, calls, answers):
+    monkeypatch.setattr(parallel, "is_joined", lambda: True)
+    monkeypatch.setattr(parallel, "stop_agreed", lambda step: step == agreed)
+    with stopping.asked_to_stop() as asked:
+        assert [asked(step) for step in calls] == answers
