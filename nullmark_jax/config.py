@@ -5,6 +5,7 @@ one place. Numbers under `watermark` and `data.input_shape`, `data.num_classes` 
 protocol: the authority takes them from here, never from a claim.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -123,6 +124,41 @@ def with_defaults(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:
         return made
 
     return ml_collections.ConfigDict(filled(fields, default()))
+
+
+# What a member of a population may have of its own: data of the compiled training step, or nothing to it.
+_OF_A_MEMBER = (
+    "seed",
+    "initial_model",
+    "owner",
+    "watermark.scheme",
+    "watermark.extreme_value",
+    "watermark.threshold",
+    "paper",
+)
+
+
+def training_program(config: ml_collections.ConfigDict) -> str | None:
+    """Returns a text that is the same of configs whose trainings are one program on one data set.
+
+    Such trainings can be a population's members: they differ at most in seed, owner, extreme value,
+    threshold, the model they go on from, and in which of the two papers' schemes they have. All else sets
+    shapes (batch and pattern sizes, numbers of watermarks, the validation split's size) or is compiled into
+    the step (the optimiser's and the loss's numbers).
+
+    None for a run that is trained alone in any case: one of earlier schemes' triggers, whose sets differ in
+    shape and are evaluated otherwise, or one that sets steps_per_dispatch, which a population chooses itself.
+    """
+    if config.watermark.scheme in schemes.SCHEMES or config.steps_per_dispatch:
+        return None
+    rest = config.to_dict()
+    for dotted in _OF_A_MEMBER:
+        *outer, name = dotted.split(".")
+        fields = rest
+        for each in outer:
+            fields = fields[each]
+        del fields[name]
+    return json.dumps(rest, sort_keys=True, default=list)
 
 
 def recipe(config: ml_collections.ConfigDict) -> Recipe:

@@ -189,6 +189,11 @@ def read_seconds(folder: pathlib.Path, epochs: int) -> float:
         raise InputError(f"{path}: {error}; restore it, or give another folder") from error
 
 
+def has_state(folder: pathlib.Path) -> bool:
+    """Returns whether the run's folder holds a checkpoint, from which a training goes on."""
+    return any(entry.name.isdigit() for entry in (folder / "checkpoints").glob("*"))
+
+
 def to_json(value: Any) -> bytes:
     """Returns the text of a JSON file of the run."""
     return (json.dumps(value, indent=2, allow_nan=False, default=list) + "\n").encode()

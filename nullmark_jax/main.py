@@ -53,7 +53,7 @@ def _main(flag_values: flags.FlagValues, command: str) -> int:
         raise InputError(
             "--coordinator, --num_processes, --process_id: are of several processes; give --distributed"
         )
-    # Joined before anything else, for the check of a config asks jax for arrays.
+    # Joined before anything else is asked of jax.
     with parallel.joined(*others) if flag_values.distributed else contextlib.nullcontext():
         config = flag_values.config
         with parallel.together():

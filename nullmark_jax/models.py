@@ -234,7 +234,8 @@ def parameter_shapes(
     """
     model = create(name, num_classes)
     try:
-        params = jax.eval_shape(lambda key: init_params(model, key, input_shape), jax.random.key(0))
+        # The key is traced, too, so that no device is claimed: a sweep's points are to have them all.
+        params = jax.eval_shape(lambda: init_params(model, jax.random.key(0), input_shape))
     except ZeroDivisionError:  # A kernel without inputs has initial values in newer versions only.
         params = None
     flat = jax.tree_util.tree_flatten_with_path(params)[0]

@@ -22,20 +22,25 @@ COMMITMENTS = "nullmark-commitments/1"
 
 
 def epoch_record(
-    epoch: training.Epoch, validation: Counts | TriggerCounts | None
+    epoch: int, metrics: training.StepMetrics, validation: Counts | TriggerCounts | None
 ) -> dict[str, Any]:
     """Returns an epoch's line of metrics.jsonl: mean losses, and accuracies on validation images.
 
     Of several watermarks it gives the lowest accuracies; of triggers null is None.
+
+    Args:
+      epoch: its number, from 1.
+      metrics: each step's, arrays [steps].
+      validation: counts on the validation images, where there are any.
     """
-    terms = epoch.metrics.terms
+    terms = metrics.terms
     record: dict[str, Any] = {
-        "epoch": epoch.number,
-        "loss": float(np.mean(epoch.metrics.loss)),
+        "epoch": epoch,
+        "loss": float(np.mean(metrics.loss)),
         "clean_loss": float(np.mean(terms.clean)),
         "null_loss": float(np.mean(terms.null)),
         "true_loss": float(np.mean(terms.true)),
-        "gradient_norm": float(np.median(epoch.metrics.gradient_norm)),
+        "gradient_norm": float(np.median(metrics.gradient_norm)),
     }
     if isinstance(validation, TriggerCounts):
         record |= {

@@ -89,7 +89,7 @@ def train_and_evaluate(
         owners: list[Owner] = []
 
         def begin() -> Sequence[np.ndarray]:
-            owner, marks = _begin(config, folder, splits, initial_digest, held)
+            owner, marks = begin_run(config, folder, splits, initial_digest, held)
             owners.append(owner)
             return [np.asarray(field) for field in marks]
 
@@ -104,12 +104,12 @@ def train_and_evaluate(
         test = evaluation.make_evaluator(models.apply_fn(model), splits.test)(params, marks)
 
         def finish() -> Sequence[np.ndarray]:
-            metrics = _write_outcome(
-                config, folder, owners[0], marks, params, history, test, splits
+            metrics = write_outcome(
+                config, folder, owners[0], marks, params, history, test, splits.test
             )
             if initial_digest:
                 metrics["initial_model_sha256"] = initial_digest
-            result = _write_result(config, folder, metrics, where, seconds)
+            result = write_result(config, folder, metrics, where, seconds)
             return [np.frombuffer(to_json(result), np.uint8)]
 
         (text,) = parallel.from_first(finish)
@@ -124,14 +124,24 @@ def check_same(config: ml_collections.ConfigDict, splits: data.Splits, initial_d
         parallel.check_same(f"config.data: the {name} split", split.images, split.labels)
 
 
-def _begin(
+def begin_run(
     config: ml_collections.ConfigDict,
     folder: pathlib.Path,
     splits: data.Splits,
     initial_digest: str,
     held: contextlib.ExitStack,
+    *,
+    devices: int | None = None,
 ) -> tuple[Owner, Marks]:
     """Checks what the run needs, then makes its folder, which is locked until `held` is closed.
+
+    Args:
+      config: of the run.
+      folder: its own.
+      splits: its data.
+      initial_digest: of the model that it goes on from, as `initial_params` returns it.
+      held: holds the lock.
+      devices: that share a batch; None for all.
 
     Raises:
       InputError: something cannot be used; nothing was written.
@@ -142,7 +152,7 @@ def _begin(
     owner = find_owner(config, folder, key)
     marks = owner_marks(config, owner)
     check_labels(splits, marks)
-    make_plan(config, splits.train, count(marks))
+    make_plan(config, splits.train, count(marks), devices=devices)
     held.enter_context(claim_folder(folder, config))
     check_initial(folder, initial_digest)
     if any((folder / name).exists() for name in (signing.PRIVATE_NAME, "verifier.json")):
@@ -157,7 +167,7 @@ def _begin(
     return owner, marks
 
 
-def _write_outcome(
+def write_outcome(
     config: ml_collections.ConfigDict,
     folder: pathlib.Path,
     owner: Owner,
@@ -165,9 +175,23 @@ def _write_outcome(
     params: models.Params,
     history: list[dict[str, Any]],
     test: Any,
-    splits: data.Splits,
+    test_split: data.Dataset,
 ) -> dict[str, Any]:
-    """Writes model, claim and figures, and verifies from them; returns result.json's metrics."""
+    """Writes model, claim and figures, and verifies from them; returns result.json's metrics.
+
+    Args:
+      config: of the run.
+      folder: its own, as `begin_run` left it.
+      owner: as `begin_run` returned it.
+      marks: likewise.
+      params: the network's, after the training.
+      history: the record of each epoch.
+      test: the counts of `params` on `test_split`.
+      test_split: the test images.
+
+    Raises:
+      InputError: a file cannot be written.
+    """
     digest = claim.write_model(
         folder / "model.safetensors",
         params,
@@ -179,19 +203,30 @@ def _write_outcome(
     if config.watermark.num_watermarks:
         if config.watermark.scheme in transform.SCHEMES:
             outcome.write_claim(config, folder, owner, digest)
-        verified = outcome.verify_folder(config, folder, owner, marks, splits.test)
-    outcome.draw(folder, history, splits.test, marks, config)
+        verified = outcome.verify_folder(config, folder, owner, marks, test_split)
+    outcome.draw(folder, history, test_split, marks, config)
     return outcome.summary(test, verified, config.watermark.scheme)
 
 
-def _write_result(
+def write_result(
     config: ml_collections.ConfigDict,
     folder: pathlib.Path,
     metrics: dict[str, Any],
     where: dict[str, Any],
     seconds: float,
 ) -> dict[str, Any]:
-    """Writes result.json and report.html; returns what the former holds."""
+    """Writes result.json and report.html; returns what the former holds.
+
+    Args:
+      config: of the run.
+      folder: its own, all else in it written.
+      metrics: as `write_outcome` returns them.
+      where: as `environment.describe` returns it.
+      seconds: that the training took.
+
+    Raises:
+      InputError: a file cannot be written.
+    """
     result = {
         "experiment": "train",
         "task": config.task,

@@ -7,19 +7,19 @@ Each point is a run of the main program in a folder of its own, by a process of 
 reported, and the others go on. The same command again trains what is left. On a cluster, `--dry_run` prints
 the command of each point, and `--only=I` runs the I-th alone, as an array's tasks do.
 
+On an accelerator one small model leaves most of it idle: there (`--population=auto`), or everywhere
+(`always`), points that ask for one program on the same data, as the seeds, owners, extreme values and the two
+papers' schemes of a sweep do, are trained at once by one process (`nullmark_jax.sweep_population`), with the
+same run folders at the end. Points that have begun alone, and those that are left over, go as processes.
+
 Exit status: 0 every point is trained, 1 some are not, 2 unusable input, 130 or 143 interrupted.
 """
 
-import itertools
-import os
 import pathlib
-import re
 import shlex
-import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_collections
 from absl import flags
@@ -28,29 +28,23 @@ from ml_collections import config_flags
 from nullmark_jax import checks, environment, files, program
 from nullmark_jax import config as configs
 from nullmark_jax.errors import InputError
-from nullmark_jax.folder import check_folder, make_folder, to_json
-from nullmark_jax.progress import Progress
+from nullmark_jax.folder import make_folder, to_json
 from nullmark_jax.reports import figures, page, sweeps
+from nullmark_jax.sweep_points import (
+    Point,
+    axes_of,
+    command_of,
+    config_arguments,
+    field_of,
+    groups_of,
+    points_of,
+    population_command,
+    result_path,
+)
+from nullmark_jax.sweep_processes import has_accelerator, run_points
 
+POPULATION = ("auto", "always", "never")
 _LARGEST = 2**26
-_POLL_SECONDS = 0.1
-# What differs between the repetitions of a point.
-SEEDS = ("seed", "owner.experiment_key")
-Values = dict[str, Any]
-
-
-class Point(NamedTuple):
-    """A point of a sweep.
-
-    Attributes:
-      name: of its folder, "extreme_value=10,seed=0" say.
-      values: its config's fields that the sweep sets, by their dotted names.
-      config: the whole of it.
-    """
-
-    name: str
-    values: Values
-    config: ml_collections.ConfigDict
 
 
 def task_config(sweep_file: str, argument: str | None) -> ml_collections.ConfigDict:
@@ -73,163 +67,6 @@ def task_config(sweep_file: str, argument: str | None) -> ml_collections.ConfigD
     return program.load_config_file(path).get_config(recipe or None)
 
 
-def points_of(path: pathlib.Path, config: ml_collections.ConfigDict) -> list[Point]:
-    """Returns the points of a sweep's file, in its order.
-
-    Args:
-      path: a file with `sweep(add)`, which calls add(values) for each.
-      config: of the sweep's trainings, which each point changes.
-
-    Raises:
-      InputError: the file has no such function or no point, two are alike, or a config is none.
-    """
-    sweep = getattr(program.load_config_file(path), "sweep", None)
-    if not callable(sweep):
-        raise InputError(f"--config: {path} has no sweep(add); give a file of configs/sweeps/")
-    added: list[Values] = []
-    try:
-        sweep(lambda values: added.append(dict(values)))
-    except Exception as error:  # It is code, which may raise anything.
-        raise InputError(f"--config: {path}: sweep(add) ended in {error!r}; mend it") from error
-    if not added:
-        raise InputError(f"--config: {path} adds no point; let sweep(add) call add(values)")
-    points = []
-    for values in added:
-        changed = config.copy_and_resolve_references()
-        try:
-            changed.update_from_flattened_dict(values)
-            configs.check(changed)
-        except (InputError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"--config: {path}: the point {_name(values)}: {error}") from error
-        # As the config holds them: 2000 of a field of floats is 2000.0.
-        typed = {field: _field(changed, field) for field in values}
-        points.append(Point(_name(typed), typed, changed))
-    names = [point.name for point in points]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise InputError(f"--config: {path}: adds {twice} twice; take one out")
-    return points
-
-
-def _name(values: Mapping[str, Any]) -> str:
-    # Owners' keys mostly go with the seed.
-    alike = values.get(SEEDS[1]) == values.get(SEEDS[0])
-    named = {k: value for k, value in values.items() if k != SEEDS[1] or not alike}
-    shown = (f"{field.rpartition('.')[2]}={value}" for field, value in named.items())
-    return re.sub(r"[^\w.,=+-]", "_", ",".join(shown))
-
-
-def axes_of(points: Sequence[Point]) -> tuple[str, list[str]]:
-    """Returns the field that is swept, drawn along the figures, and the others that vary but `SEEDS`.
-
-    Raises:
-      InputError: no field varies.
-    """
-    fields = dict.fromkeys(itertools.chain.from_iterable(point.values for point in points))
-    varying = [
-        field
-        for field in fields
-        if field not in SEEDS and len({repr(point.values.get(field)) for point in points}) > 1
-    ]
-    if not varying:
-        raise InputError("--config: the sweep varies nothing but seeds; vary a field")
-    return varying[0], varying[1:]
-
-
-def command_of(point: Point, given: Sequence[str], workdir: pathlib.Path) -> list[str]:
-    """Returns the main program's command line for a point.
-
-    Args:
-      given: the sweep's own arguments that start with --config.
-      workdir: the sweep's folder.
-    """
-    changes = [
-        f"--config.{field}={value if isinstance(value, str) else repr(value)}"
-        for field, value in point.values.items()
-    ]
-    folder = f"--workdir={_folder(workdir, point)}"
-    return [sys.executable, "-m", "nullmark_jax.main", *given, *changes, folder]
-
-
-def _folder(workdir: pathlib.Path, point: Point) -> pathlib.Path:
-    return workdir / "points" / point.name
-
-
-def run_points(
-    points: Sequence[Point],
-    commands: Sequence[Sequence[str]],
-    workdir: pathlib.Path,
-    jobs: int,
-) -> dict[str, str]:
-    """Runs the commands of the points that have no result, at most `jobs` at a time.
-
-    What each prints goes to its folder's name with ".log". Where this is interrupted they are, too, and go
-    on when they are started again.
-
-    Returns:
-      For each point without a result, by name, how it ended and the last line that it printed.
-
-    Raises:
-      InputError: a point's folder holds the run of another config, or cannot be written.
-    """
-    for point in points:
-        check_folder(_folder(workdir, point), point.config)
-    # Points at the same time share a GPU: none may take most of its memory at the start, as jax would.
-    environ = dict(os.environ) | ({"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if jobs > 1 else {})
-    ends: dict[str, str] = {}
-    waiting = [
-        (point, command)
-        for point, command in zip(points, commands, strict=True)
-        if not _result_path(workdir, point).exists()
-    ]
-    running: list[tuple[Point, subprocess.Popen[bytes]]] = []
-    with (
-        files.writing(workdir),
-        Progress(total=len(points), done=len(points) - len(waiting), unit="point") as progress,
-    ):
-        (workdir / "points").mkdir(exist_ok=True)
-        try:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    point, command = waiting.pop(0)
-                    with open(_log_path(workdir, point), "wb") as log:
-                        started = subprocess.Popen(command, stdout=log, stderr=log, env=environ)
-                    running.append((point, started))
-                ended = [each for each in running if each[1].poll() is not None]
-                for point, process in ended:
-                    running.remove((point, process))
-                    last = _last_line(_log_path(workdir, point))
-                    ends[point.name] = f"exit status {process.returncode}: {last}"
-                    progress.advance(1)
-                    alive = _result_path(workdir, point).exists()
-                    progress.say(f"{point.name}: {'done' if alive else 'DEAD'}")
-                if not ended:
-                    time.sleep(_POLL_SECONDS)
-        finally:
-            for _, process in running:
-                process.terminate()
-            for _, process in running:
-                process.wait()
-    return {
-        point.name: ends[point.name]
-        for point in points
-        if not _result_path(workdir, point).exists()
-    }
-
-
-def _result_path(workdir: pathlib.Path, point: Point) -> pathlib.Path:
-    return _folder(workdir, point) / "result.json"
-
-
-def _log_path(workdir: pathlib.Path, point: Point) -> pathlib.Path:
-    return workdir / "points" / f"{point.name}.log"
-
-
-def _last_line(path: pathlib.Path) -> str:
-    lines = path.read_text(errors="replace").split("\n") if path.exists() else []
-    return next((line for line in reversed(lines) if line.strip()), "printed nothing")
-
-
 def collect(
     config: ml_collections.ConfigDict,
     points: Sequence[Point],
@@ -243,13 +80,13 @@ def collect(
     found = []
     for point in points:
         if point.name not in dead:
-            text = files.read_bounded(_result_path(workdir, point), _LARGEST)
+            text = files.read_bounded(result_path(workdir, point), _LARGEST)
             result = checks.json_object(text)
             fields = dict.fromkeys([axis, *groups, *point.values])
             found.append(
                 {
                     "name": point.name,
-                    "values": {field: _field(point.config, field) for field in fields},
+                    "values": {field: field_of(point.config, field) for field in fields},
                     "scheme": point.config.watermark.scheme,
                     "metrics": result["metrics"],
                     "commit": result["environment"]["commit"],
@@ -279,13 +116,6 @@ def collect(
     }
 
 
-def _field(config: ml_collections.ConfigDict, dotted: str) -> Any:
-    value: Any = config
-    for name in dotted.split("."):
-        value = value[name]
-    return value
-
-
 def main(argv: list[str]) -> int:
     """Runs the program on a command line, the program's name first; returns the exit status."""
     flag_values = flags.FlagValues()
@@ -295,23 +125,19 @@ def main(argv: list[str]) -> int:
     )
     flags.DEFINE_integer("jobs", 1, "Points trained at a time.", flag_values=flag_values)
     flags.DEFINE_integer("only", None, "Run this point alone, from 0.", flag_values=flag_values)
+    flags.DEFINE_enum(
+        "population",
+        "auto",
+        POPULATION,
+        "Train points that ask for one program at once: auto does on accelerators.",
+        flag_values=flag_values,
+    )
     flags.DEFINE_bool("dry_run", False, "Print the commands alone.", flag_values=flag_values)
-    given = _config_arguments(argv[1:])
+    given = config_arguments(argv[1:])
     command = program.command_line("nullmark_jax.sweep", argv)
     return program.run(
         lambda values: _main(values, given, command), flag_values, argv, __doc__ or ""
     )
-
-
-def _config_arguments(arguments: Sequence[str]) -> list[str]:
-    """Returns those of --config and --config.FIELD, each as one argument with its value."""
-    found, rest = [], iter(arguments)
-    for each in rest:
-        if re.match(r"--?config[=.]", each) and "=" in each:
-            found.append(each)
-        elif re.fullmatch(r"--?config(\.[\w.]+)?", each):
-            found.append(f"{each}={next(rest, '')}")
-    return found
 
 
 def _main(flag_values: flags.FlagValues, given: list[str], command: str) -> int:
@@ -338,12 +164,26 @@ def _main(flag_values: flags.FlagValues, given: list[str], command: str) -> int:
     if only is not None:
         dead = run_points(points[only : only + 1], commands[only : only + 1], workdir, 1)
         return _report_dead(dead)
-    dead = run_points(points, commands, workdir, flag_values.jobs)
+    wanted = flag_values.population
+    at_once = wanted != "never" and (wanted == "always" or _fills_an_accelerator(points, workdir))
+    dead = run_points(
+        points,
+        commands,
+        workdir,
+        flag_values.jobs,
+        together=(lambda group: population_command(group, given, workdir)) if at_once else None,
+    )
     result = collect(config, points, dead, workdir, command=command)
     write(workdir, result)
     print(sweeps.table(result).markdown())
     print(f"\nthe sweep is in {workdir}; open its report.html")
     return _report_dead(dead)
+
+
+def _fills_an_accelerator(points: Sequence[Point], workdir: pathlib.Path) -> bool:
+    """Returns whether some points are left that can be trained at once, and devices for it."""
+    left = [point for point in points if not result_path(workdir, point).exists()]
+    return bool(groups_of(left)) and has_accelerator()
 
 
 def write(workdir: pathlib.Path, result: dict[str, Any]) -> None:

@@ -36,9 +36,19 @@ from nullmark_jax.progress import Progress
 
 
 def make_plan(
-    config: ml_collections.ConfigDict, train_split: data.Dataset, num_marks: int
+    config: ml_collections.ConfigDict,
+    train_split: data.Dataset,
+    num_marks: int,
+    *,
+    devices: int | None = None,
 ) -> Callable[[int], batches.Batch]:
     """Returns epoch -> its batches, the copies of each being of `num_marks` marks in turn.
+
+    Args:
+      config: of the run.
+      train_split: what its training images are.
+      num_marks: K.
+      devices: that share a batch; None for all.
 
     Raises:
       InputError: the batch does not fit the data or the devices, or a scan lacks its data.
@@ -48,7 +58,7 @@ def make_plan(
         if config.watermark.num_watermarks
         else 0
     )
-    devices = parallel.device_count()
+    devices = devices or parallel.device_count()
     parallel.check_divisible("config.batch_size", config.batch_size, devices)
     parallel.check_divisible("config.loss.inject_ratio * config.batch_size", marked, devices)
     if config.steps_per_dispatch > 1 and not is_resident(config, train_split):
@@ -57,11 +67,13 @@ def make_plan(
             f"device; give 1, or config.resident_bytes={train_split.images.nbytes}"
         )
 
+    num_images = len(train_split.labels)
+
     def plan(epoch: int) -> batches.Batch:
         return batches.epoch_batches(
             config.seed,
             epoch,
-            num_images=len(train_split.labels),
+            num_images=num_images,
             batch_size=config.batch_size,
             marked=marked,
             num_watermarks=num_marks if config.watermark.num_watermarks else 0,
@@ -212,7 +224,7 @@ class _Log:
         """Writes a state, and of a complete epoch the record, which it returns."""
         record, metrics = None, _no_metrics(self._steps)
         if done.complete:
-            record = outcome.epoch_record(done, measured)
+            record = outcome.epoch_record(done.number, done.metrics, measured)
             self.records.append(record)
             write_history(self._folder, self.records)
         else:

@@ -334,7 +334,9 @@ def fit(
                     done.append(merge(running))
                     running = []
                     if stop_where_diverged:
-                        _check_finite(merge(done), epoch, steps, learning_rate)
+                        why = divergence(merge(done), epoch, steps, learning_rate)
+                        if why:
+                            raise TrainingDiverged(f"{why}; the last good checkpoint is kept")
                 on_step(of_dispatch)
                 if stopped:
                     break
@@ -359,17 +361,23 @@ def merge(metrics: list[StepMetrics], axis: int = 0) -> StepMetrics:
     return jax.tree.map(lambda *m: np.concatenate([np.atleast_1d(x) for x in m], axis), *metrics)
 
 
-def _check_finite(
-    metrics: StepMetrics, epoch: int, steps: int, learning_rate: optax.Schedule
-) -> None:
+def divergence(metrics: StepMetrics, epoch: int, steps: int, learning_rate: optax.Schedule) -> str:
+    """Returns at which step of an epoch loss or gradient were not finite, and what to try; "" at none.
+
+    Args:
+      metrics: of the epoch's steps so far, NumPy arrays.
+      epoch: its number, from 1.
+      steps: of a whole epoch.
+      learning_rate: of a step, counted from 0 over all epochs.
+    """
     finite = np.isfinite(metrics.loss) & np.isfinite(metrics.gradient_norm)
     if finite.all():
-        return
+        return ""
     step = int(np.argmin(finite))
     rate = float(learning_rate((epoch - 1) * steps + step))
-    raise TrainingDiverged(
+    return (
         f"the loss became {metrics.loss[step]}, its gradient's norm {metrics.gradient_norm[step]}, "
         f"at epoch {epoch}, step {step + 1}, learning rate {rate:.3g}: try a lower "
         "config.optimizer.learning_rate, config.optimizer.clip_norm=1 or a longer "
-        "config.optimizer.warmup_steps; the last good checkpoint is kept"
+        "config.optimizer.warmup_steps"
     )

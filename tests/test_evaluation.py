@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nullmark_jax import evaluation, transform
+from nullmark_jax import evaluation, populations, transform
 from nullmark_jax.baselines.triggers import as_triggers
 from nullmark_jax.data import Dataset
 
@@ -98,3 +98,24 @@ def test_triggers_that_are_images_are_shown_once_each():
     right = int(np.sum(np.array(answers) == marks.target_label))
     assert (int(counts.true_images), int(counts.true)) == (9, right)
     assert int(counts.images) == IMAGES and int(counts.correct) == by_hand()[1][0]
+
+
+@pytest.mark.parametrize("batch_size", [4, 512])
+def test_members_counts_are_those_of_each_alone_on_its_own_rows(batch_size):
+    members = [PARAMS, -PARAMS, PARAMS[::-1].copy()]
+    marks = [
+        transform.random_watermarks(
+            seed, 2, height=SIDE, width=SIDE, num_classes=CLASSES, pattern_size=2, extreme_value=2.0
+        )
+        for seed in range(3)
+    ]
+    rows = np.stack([np.random.default_rng(seed).permutation(IMAGES)[:9] for seed in range(3)])
+    evaluate = evaluation.make_population_evaluator(
+        apply_fn, DATASET.images, DATASET.labels, batch_size=batch_size
+    )
+    found = evaluate(np.stack(members), populations.stack(marks), rows)
+    for params, own, some, counts in zip(members, marks, rows, found, strict=True):
+        alone = evaluation.make_evaluator(apply_fn, DATASET.take(some))
+        expected = alone(jnp.asarray(params), own)
+        assert [x.tolist() for x in counts] == [x.tolist() for x in expected]
+        assert counts.images.tolist() == [9, 9]

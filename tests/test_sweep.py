@@ -1,6 +1,7 @@
 """Sweeps: their points, their commands, the runner with real trainings, and what readers get."""
 
 import json
+import os
 import pathlib
 import shlex
 import signal
@@ -12,7 +13,7 @@ import pytest
 import tiny_task
 
 from nullmark_jax import config as configs
-from nullmark_jax import sweep
+from nullmark_jax import folder, sweep, sweep_points, sweep_population, sweep_processes
 from nullmark_jax.errors import InputError
 from nullmark_jax.reports import sweeps
 
@@ -285,3 +286,114 @@ def test_a_point_s_folder_of_another_config_is_not_taken_for_it(swept):
     config.write_text(text)
     assert other.returncode == 2
     assert other.stderr.startswith(f"--workdir: {config.parent} holds the run of another config")
+
+
+@pytest.mark.parametrize(
+    ("name", "groups", "size"),
+    [
+        ("extreme_value", 1, 42),
+        ("inject_ratio", 5, 3),
+        ("num_watermarks", 4, 3),
+        ("pattern_size", 8, 3),
+        ("precision", 3, 3),
+    ],
+)
+def test_points_of_one_program_are_a_group(name, groups, size):
+    path = FOLDER / f"{name}.py"
+    points = sweep.points_of(path, sweep.task_config(str(path), "digit"))
+    found = sweep.groups_of(points)
+    assert [len(group) for group in found] == [size] * groups
+    assert sorted(i for group in found for i in group) == list(range(len(points)))
+    assert sweep.groups_of(points[:1]) == []
+
+
+def changed_value(value):
+    """Another value of a field's type; none need be a valid one."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return value + "x"
+    return (*value, 1) if isinstance(value, tuple) else value + 1
+
+
+def test_members_differ_in_nothing_that_the_program_holds():
+    config = sweep.task_config(str(FOLDER / "precision.py"), "digit")
+    config.paper = {}
+    usual = configs.training_program(config)
+    alike = set()
+    leaves = [(name, value) for name, value in config.items() if not hasattr(value, "items")]
+    leaves += [
+        (f"{name}.{field}", value)
+        for name, fields in config.items()
+        if hasattr(fields, "items")
+        for field, value in fields.items()
+    ]
+    assert len(leaves) > 40
+    for name, value in leaves:
+        changed = config.copy_and_resolve_references().unlock()
+        changed.update_from_flattened_dict({name: changed_value(value)})
+        if configs.training_program(changed) == usual:
+            alike.add(name)
+    owner = {f"owner.{field}" for field in config.owner}
+    marks = {"watermark.scheme", "watermark.extreme_value", "watermark.threshold"}
+    assert alike == owner | marks | {"seed", "initial_model"}
+
+
+@pytest.mark.parametrize(
+    "change", [{"watermark.scheme": "adi"}, {"steps_per_dispatch": 4, "seed": 3}]
+)
+def test_what_a_population_does_not_take_is_alone(change):
+    config = sweep.task_config(str(FOLDER / "precision.py"), "digit")
+    config.update_from_flattened_dict(change)
+    assert configs.training_program(config) is None
+
+
+def test_a_sweep_claims_no_device_before_its_points_do(sweep_file, tmp_path):
+    """There is no platform of that name, so that jax would fail if it were asked for a device."""
+    command = [sys.executable, "-m", "nullmark_jax.sweep", f"--config={sweep_file}", "--dry_run"]
+    environ = {**os.environ, "JAX_PLATFORMS": "nowhere"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 5
+
+
+def test_what_a_population_leaves_is_trained_alone(capfd, tmp_path):
+    """By processes that only pretend: of the group one is done, one diverges, one is left."""
+    config = tiny_task.config(tmp_path)
+    points = [
+        sweep_points.Point(f"seed={seed}", {"seed": seed}, config.copy_and_resolve_references())
+        for seed in range(5)
+    ]
+    folders = [sweep_points.folder_of(tmp_path, point) for point in points]
+    for made in folders:
+        folder.make_folder(made, config)
+    (folders[4] / "checkpoints" / "6").mkdir(parents=True)
+    (folders[0] / "result.json").touch()
+    log = sweep_points.log_path(tmp_path, points[2])
+    at_once = [
+        sys.executable,
+        "-c",
+        f"open({str(folders[1])!r} + '/result.json', 'w'); open({str(log)!r}, 'w').write('inf'); exit(7)",
+    ]
+    alone = [
+        [sys.executable, "-c", f"open({str(each)!r} + '/result.json', 'w')"] for each in folders
+    ]
+    asked = []
+    dead = sweep_processes.run_points(
+        points, alone, tmp_path, 2, together=lambda group: asked.append(list(group)) or at_once
+    )
+    assert asked == [[1, 2, 3]]
+    assert dead == {"seed=2": "inf"}
+    said = capfd.readouterr().err
+    assert "seed=3: is trained alone (exit status 7: printed nothing)" in said
+    assert all(f"seed={seed}: done" in said for seed in (1, 3, 4))
+
+
+@pytest.mark.parametrize("points", ["0,5", "0,0", "one", "-1"])
+def test_points_that_are_none_are_one_line(capsys, sweep_file, tmp_path, points):
+    status = sweep_population.main(
+        ["x", f"--config={sweep_file}", f"--workdir={tmp_path}", f"--points={points}"]
+    )
+    (line,) = capsys.readouterr().err.splitlines()
+    assert status == 2
+    assert line == f"--points: {points} are no points; give some of 0 to 4, each once"

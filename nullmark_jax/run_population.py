@@ -1,0 +1,284 @@
+"""Several runs at once: from their configs to a run folder each, trained as a population.
+
+Each folder ends as `run.train_and_evaluate` leaves it, but without checkpoints; the model is that of the
+run alone but for the rounding of sums in another order, which training makes grow. A run that was
+interrupted begins anew, at once with others or alone; one in whose folder there is a checkpoint is for
+going on alone.
+"""
+
+import contextlib
+import math
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from nullmark_jax import config as configs
+from nullmark_jax import (
+    data,
+    environment,
+    evaluation,
+    folder,
+    models,
+    optimizers,
+    outcome,
+    parallel,
+    populations,
+    process,
+    run,
+    trainer,
+    training,
+)
+from nullmark_jax.batches import Batch
+from nullmark_jax.data.dataset import stratified_split
+from nullmark_jax.errors import InputError, TrainingDiverged
+from nullmark_jax.marks import Marks, count
+from nullmark_jax.owner import Owner
+from nullmark_jax.progress import Progress
+
+_RECORDED = ("loss", "normal_accuracy", "null_accuracy", "true_accuracy")
+
+
+class Run(NamedTuple):
+    """One of the runs.
+
+    Attributes:
+      name: by which the caller knows it.
+      config: as `nullmark_jax.config.default` describes it.
+      folder: the run folder.
+      command: what trains it alone, for result.json.
+    """
+
+    name: str
+    config: ml_collections.ConfigDict
+    folder: pathlib.Path
+    command: str
+
+
+class _Member(NamedTuple):
+    """A run that has begun; its folder is locked.
+
+    Attributes:
+      run: which.
+      owner: who signs it.
+      marks: a population (leading axis K >= 1).
+      initial: the parameters that it begins with.
+      initial_digest: of their file.
+      held_out: the rows of its validation split, int64 [V].
+      plan: epoch -> its batches, of rows of the whole training set.
+    """
+
+    run: Run
+    owner: Owner
+    marks: Marks
+    initial: models.Params
+    initial_digest: str
+    held_out: np.ndarray
+    plan: Callable[[int], Batch]
+
+
+Ends = dict[str, InputError | TrainingDiverged]
+
+
+def train_and_evaluate(runs: Sequence[Run], *, at_once: int | None = None) -> Ends:
+    """Trains the runs, at most `at_once` at a time, and writes and verifies each as a run alone does.
+
+    Args:
+      runs: one or more, of one `config.training_program`.
+      at_once: how many; None for as many as the devices take (`populations.at_once`).
+
+    Returns:
+      By name why a run has no result: its loss stopped being finite, or its own key, model or folder
+      cannot be used. The others are none the worse for it.
+
+    Raises:
+      InputError: the runs cannot be trained together: configs are not alike, or their data cannot be used.
+    """
+    for each in runs:
+        configs.check(each.config)
+    first = runs[0].config
+    wanted = {configs.training_program(each.config) for each in runs}
+    if len(wanted) > 1 or None in wanted:
+        raise InputError(
+            "--points: their configs ask for different programs, or for one that is trained alone; give "
+            "points that differ in seed, owner or extreme value alone"
+        )
+    process.prepare()
+    arguments = run.data_arguments(first) | {"validation_fraction": 0.0}
+    splits = data.load(**arguments, seed=first.seed)
+    if not trainer.is_resident(first, splits.train):
+        raise InputError(
+            f"config.resident_bytes: {first.resident_bytes} is less than the training set, which runs at "
+            f"once have on the device; give {splits.train.images.nbytes}, or --population=never"
+        )
+    # Before the training, which the source tree may not wait for.
+    where = environment.describe("")
+    together = _Together(first, splits)
+    ends: Ends = {}
+    with Progress(total=together.steps * first.epochs * len(runs)) as progress:
+        for some in _shares(runs, at_once or populations.at_once()):
+            ends |= together.train(some, where, progress)
+    return ends
+
+
+def _shares(runs: Sequence[Run], most: int) -> Iterator[Sequence[Run]]:
+    """Yields the runs in equal shares of at most `most`, as far as can be: each size is compiled anew."""
+    number = -(-len(runs) // most)
+    each = -(-len(runs) // number)
+    for start in range(0, len(runs), each):
+        yield runs[start : start + each]
+
+
+class _Together:
+    """The compiled programs of runs that are alike, and the data that they share.
+
+    Attributes:
+      steps: of an epoch.
+
+    Args:
+      config: of any of the runs.
+      splits: its data, with no validation split.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, splits: data.Splits) -> None:
+        # Which images they are depends on the seed, how many does not.
+        kept, _ = stratified_split(splits.train.labels, config.data.validation_fraction, 0)
+        self.steps = len(kept) // config.batch_size
+        self._splits, self._epochs = splits, config.epochs
+        model = models.create(config.model, config.data.num_classes, precision=config.precision)
+        step, self._optimizer, project = trainer.make_step(
+            config, model, max(self.steps, 1), average=lambda tree: tree
+        )
+        self._run = populations.on_devices(step)
+        self._projected = jax.jit(jax.vmap(project))
+        self._learning_rate = optimizers.learning_rate(
+            configs.recipe(config), self.steps * config.epochs
+        )
+        # Here, and not where they are used: they are on the devices once.
+        self._images, self._labels = parallel.replicate((splits.train.images, splits.train.labels))
+        evaluator = partial(evaluation.make_population_evaluator, models.apply_fn(model))
+        self._validate = evaluator(self._images, self._labels)
+        self._test = evaluator(splits.test.images, splits.test.labels)
+
+    def train(self, runs: Sequence[Run], where: dict[str, Any], progress: Progress) -> Ends:
+        """Trains some of the runs at once, to their results; returns as `train_and_evaluate` does.
+
+        Args:
+          runs: some.
+          where: as `environment.describe` returns it, of no command.
+          progress: of the steps of all runs.
+        """
+        ends: Ends = {}
+        with contextlib.ExitStack() as held:
+            members = []
+            for each in runs:
+                try:
+                    members.append(self._begin(each, held))
+                except InputError as error:
+                    ends[each.name] = error
+            if members:
+                ends |= self._train(members, where, progress)
+        return ends
+
+    def _begin(self, each: Run, held: contextlib.ExitStack) -> _Member:
+        """Checks what a run needs, then makes its folder and locks it."""
+        config, whole = each.config, self._splits.train
+        if folder.has_state(each.folder):
+            raise InputError(
+                f"--workdir: {each.folder} holds a checkpoint; go on from it by the run alone"
+            )
+        fraction = config.data.validation_fraction
+        kept, held_out = stratified_split(whole.labels, fraction, config.seed)
+        own = data.Splits(whole.take(kept), whole.take(held_out), self._splits.test)
+        initial, digest = run.initial_params(config)
+        # No batch is shared, whatever the number of devices.
+        owner, marks = run.begin_run(config, each.folder, own, digest, held, devices=1)
+        of_own = trainer.make_plan(config, own.train, count(marks), devices=1)
+
+        def plan(epoch: int) -> Batch:
+            batch = of_own(epoch)
+            return batch._replace(index=kept[batch.index].astype(np.int32))
+
+        return _Member(each, owner, marks, initial, digest, held_out, plan)
+
+    def _train(self, members: Sequence[_Member], where: dict[str, Any], progress: Progress) -> Ends:
+        ends: Ends = {}
+        histories: list[list[dict[str, Any]]] = [[] for _ in members]
+        marks = populations.stack([each.marks for each in members])
+        held_out = np.stack([each.held_out for each in members])
+        started, seconds = time.monotonic(), 0.0
+        parts = populations.fit(
+            populations.stack(
+                [training.init_state(each.initial, self._optimizer) for each in members]
+            ),
+            self._run,
+            self._images,
+            self._labels,
+            marks,
+            plan=lambda epoch: populations.stack([each.plan(epoch) for each in members]),
+            parts=self._epochs,
+        )
+        params: models.Params = {}
+        for epoch, part in enumerate(parts, start=1):
+            params = self._projected(part.params, marks)
+            counts = [None] * len(members)
+            if held_out.size:
+                counts = self._validate(params, marks, held_out)
+            # A member's share, so that the seconds of all add up.
+            seconds = (time.monotonic() - started) / len(members)
+            for i, (each, history) in enumerate(zip(members, histories, strict=True)):
+                if each.run.name in ends:
+                    continue
+                own = populations.member(part.metrics, i)
+                why = training.divergence(own, epoch, self.steps, self._learning_rate)
+                if why:
+                    ends[each.run.name] = TrainingDiverged(why)
+                    continue
+                history.append(outcome.epoch_record(epoch, own, counts[i]))
+                folder.write_history(each.run.folder, history)
+                folder.write_seconds(each.run.folder, seconds)
+            progress.advance(self.steps * len(members))
+            alive = [history[-1] for history in histories if len(history) == epoch]
+            if not alive:
+                return ends
+            progress.note({"epoch": epoch} | _means(alive))
+        every = np.broadcast_to(
+            np.arange(len(self._splits.test)), (len(members), len(self._splits.test))
+        )
+        tests = self._test(params, marks, every)
+        params = jax.device_get(params)
+        for i, (each, history) in enumerate(zip(members, histories, strict=True)):
+            if each.run.name not in ends:
+                reached = populations.member(params, i)
+                told = where | {"command": each.run.command, "trained_at_once": len(members)}
+                self._finish(each, reached, history, tests[i], told, seconds)
+        return ends
+
+    def _finish(
+        self,
+        member: _Member,
+        params: models.Params,
+        history: list[dict[str, Any]],
+        test: Any,
+        where: dict[str, Any],
+        seconds: float,
+    ) -> None:
+        """Writes what a run's end leaves in its folder."""
+        config, path = member.run.config, member.run.folder
+        metrics = run.write_outcome(
+            config, path, member.owner, member.marks, params, history, test, self._splits.test
+        )
+        if member.initial_digest:
+            metrics["initial_model_sha256"] = member.initial_digest
+        run.write_result(config, path, metrics, where, seconds)
+
+
+def _means(records: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Returns the mean over members of what progress shows of an epoch."""
+    shown = [name for name in _RECORDED if name in records[0]]
+    return {name: math.fsum(each[name] for each in records) / len(records) for name in shown}

@@ -1,0 +1,83 @@
+"""Trains points of a sweep at once, as a population, on all of this machine's devices.
+
+`python -m nullmark_jax.sweep` starts it, where it is to, as `python -m nullmark_jax.sweep_population
+--config=configs/sweeps/extreme_value.py:digit --workdir=DIR --points=0,2,5`, with the sweep's own --config
+arguments and folder. Each point ends with a run folder of its own, as the main program leaves it but for
+checkpoints: nothing of a training is kept when it is killed, by SIGTERM either, and the same command, or the
+main program on a point's folder, begins it anew. A file that is being written then is whole or not there.
+
+Exit status: 0 every point is trained, 1 some are not, 2 unusable input, 130 or 143 interrupted. What a point
+died of, its loss being no longer finite, is in the log beside its folder.
+"""
+
+import pathlib
+import shlex
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from nullmark_jax import config as configs
+from nullmark_jax import files, program, run_population
+from nullmark_jax.errors import InputError, TrainingDiverged
+from nullmark_jax.sweep_points import (
+    command_of,
+    config_arguments,
+    folder_of,
+    log_path,
+    points_of,
+    result_path,
+)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program on a command line, the program's name first; returns the exit status."""
+    flag_values = flags.FlagValues()
+    program.define_config(flag_values, argv, "The sweep, configs/sweeps/NAME.py:TASK.")
+    flags.DEFINE_string("workdir", None, "The sweep's folder.", flag_values=flag_values)
+    flags.DEFINE_list("points", None, "Which, from 0: I,J,...", flag_values=flag_values)
+    for name in ("workdir", "points"):
+        flags.mark_flag_as_required(name, flag_values)
+    given = config_arguments(argv[1:])
+    return program.run(lambda values: _main(values, given), flag_values, argv, __doc__ or "")
+
+
+def _main(flag_values: flags.FlagValues, given: list[str]) -> int:
+    config = flag_values.config
+    configs.check(config)
+    filename = config_flags.get_config_filename(flag_values["config"])
+    points = points_of(pathlib.Path(filename.partition(":")[0]), config)
+    workdir = pathlib.Path(flag_values.workdir)
+    chosen = [points[i] for i in _indices(flag_values.points, len(points))]
+    logs = {point.name: log_path(workdir, point) for point in chosen}
+    ends = run_population.train_and_evaluate(
+        [
+            run_population.Run(
+                point.name,
+                point.config,
+                folder_of(workdir, point),
+                shlex.join(["python", *command_of(point, given, workdir)[1:]]),
+            )
+            for point in chosen
+            if not result_path(workdir, point).exists()
+        ]
+    )
+    for name, error in ends.items():
+        print(f"{name}: is not trained: {error}", file=sys.stderr)
+        if isinstance(error, TrainingDiverged):
+            files.write_whole(logs[name], f"{error}\n".encode())
+    return int(bool(ends))
+
+
+def _indices(given: list[str], points: int) -> list[int]:
+    """Returns --points; InputError where one is none, or is there twice."""
+    found = [int(each) for each in given if each.isascii() and each.isdigit()]
+    if len(found) < len(given) or len(set(found)) < len(found) or max(found, default=-1) >= points:
+        raise InputError(
+            f"--points: {','.join(given)} are no points; give some of 0 to {points - 1}, each once"
+        )
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
