@@ -68,6 +68,7 @@ def records_of(folder):
 
 def test_the_run_folder(done, trained):
     assert sorted(str(path.relative_to(done)) for path in done.rglob("*")) == [
+        ".lock",
         "config.json",
         "figures",
         "figures/false-positives.png",

@@ -295,7 +295,8 @@ def test_an_interrupted_start_leaves_the_training_and_the_next_follows_it(projec
     )
     home = cloud_of(project) / "machines" / "0"
     wait_for(home / "trainings")
-    os.killpg(first.pid, signal.SIGINT)
+    # Not SIGINT, which a shell in the background ignores with all that it starts.
+    os.killpg(first.pid, signal.SIGTERM)
     _, printed = first.communicate(timeout=20)
     assert first.returncode == 130
     assert printed.splitlines()[-1] == (

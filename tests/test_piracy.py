@@ -69,6 +69,7 @@ def done(tmp_path_factory, command):
 @pytest.mark.slow
 def test_the_run_folder(done):
     assert sorted(str(path.relative_to(done)) for path in done.rglob("*")) == [
+        ".lock",
         "config.json",
         "figures",
         "figures/piracy-earlier.png",

@@ -325,8 +325,10 @@ def test_a_loss_that_stops_being_finite_says_when(steps_per_dispatch):
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("options", [{}, {"steps_per_dispatch": 8}, {"resident": False}])
-@pytest.mark.parametrize("stop_at", [57, 64, 100])
+@pytest.mark.parametrize(
+    ("stop_at", "options"),
+    [(57, {"resident": False}), (64, {"steps_per_dispatch": 8}), (100, {})],
+)
 def test_a_training_stopped_in_an_epoch_goes_on_to_the_same_bytes(stop_at, options):
     asked = []
 
