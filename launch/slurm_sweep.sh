@@ -8,28 +8,13 @@
 # point's task ends at once. PYTHON names the interpreter that all nodes have (default: python).
 set -euo pipefail
 
-die() { echo "launch/slurm_sweep.sh: $1" >&2; exit 2; }
+# shellcheck source=slurm_options.sh
+source "${BASH_SOURCE[0]%"${BASH_SOURCE[0]##*/}"}slurm_options.sh"
+read_options sweep "--config=configs/sweeps/NAME.py:TASK say" "$@"
+check_sbatch
+points="$("$python" -m nullmark_jax.sweep "${arguments[@]}" --dry_run | wc -l)" || exit 2
 
-python="${PYTHON:-python}"
-dry_run=
-options=()
-while [ $# -gt 0 ] && [ "$1" != -- ]; do
-  case "$1" in
-    --dry_run) dry_run=1 ;;
-    --sbatch=*) options+=("${1#--sbatch=}") ;;
-    *) die "$1: is no option; take --dry_run, --sbatch=OPTION, and -- before the sweep's arguments" ;;
-  esac
-  shift
-done
-[ $# -gt 1 ] || die "no sweep: give -- and its arguments, --config=configs/sweeps/NAME.py:TASK say"
-shift
-
-if [ -z "$dry_run" ] && ! command -v sbatch >/dev/null; then
-  die "sbatch: is not on the PATH; run this where jobs are submitted, or with --dry_run"
-fi
-points="$("$python" -m nullmark_jax.sweep "$@" --dry_run | wc -l)" || exit 2
-
-sweep="$(printf '%q ' "$python" -m nullmark_jax.sweep "$@")"
+sweep="$(printf '%q ' "$python" -m nullmark_jax.sweep "${arguments[@]}")"
 # Not expanded here: each task has a number of its own.
 # shellcheck disable=SC2016
 array=(sbatch --parsable --job-name=nullmark "--array=0-$((points - 1))" "${options[@]}"

@@ -9,31 +9,17 @@
 # the job train one model, each with one GPU of its node. PYTHON names the interpreter that all nodes have (default: python).
 set -euo pipefail
 
-die() { echo "launch/slurm_train.sh: $1" >&2; exit 2; }
-
-python="${PYTHON:-python}"
-dry_run=
-options=()
-while [ $# -gt 0 ] && [ "$1" != -- ]; do
-  case "$1" in
-    --dry_run) dry_run=1 ;;
-    --sbatch=*) options+=("${1#--sbatch=}") ;;
-    *) die "$1: is no option; take --dry_run, --sbatch=OPTION, and -- before the training's arguments" ;;
-  esac
-  shift
-done
-[ $# -gt 1 ] || die "no training: give -- and its arguments, --config=configs/TASK.py and --workdir=FOLDER"
-shift
+# shellcheck source=slurm_options.sh
+source "${BASH_SOURCE[0]%"${BASH_SOURCE[0]##*/}"}slurm_options.sh"
+read_options training "--config=configs/TASK.py and --workdir=FOLDER" "$@"
 workdir=
-for argument in "$@"; do
+for argument in "${arguments[@]}"; do
   case "$argument" in --workdir=*) workdir="${argument#--workdir=}" ;; esac
 done
 [ -n "$workdir" ] || die "no --workdir=FOLDER among the training's arguments: name one that all nodes see"
-if [ -z "$dry_run" ] && ! command -v sbatch >/dev/null; then
-  die "sbatch: is not on the PATH; run this where jobs are submitted, or with --dry_run"
-fi
+check_sbatch
 
-training="$(printf '%q ' srun --kill-on-bad-exit=1 "$python" -m nullmark_jax.main --distributed "$@")"
+training="$(printf '%q ' srun --kill-on-bad-exit=1 "$python" -m nullmark_jax.main --distributed "${arguments[@]}")"
 # A training that got SIGTERM, a minute before the time limit say, has written its state and ends with 0, or with
 # 143 beside a training's steps, but has no result yet: it is to go on. Not expanded here: the job has a number of
 # its own.

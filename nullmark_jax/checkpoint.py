@@ -5,7 +5,6 @@ import hashlib
 import logging
 import pathlib
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -80,7 +79,7 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with put_off(signal.SIGINT, signal.SIGTERM):
+        with put_off():
             self._manager.close()
 
     def save(self, checkpoint: Checkpoint) -> None:
@@ -190,7 +189,7 @@ def _orbax(problem: str, remedy: str) -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     sys.unraisablehook = report_others
-    with put_off(signal.SIGINT, signal.SIGTERM):
+    with put_off():
         try:
             yield
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nullmark_jax import parallel
+from nullmark_jax import parallel, populations
 from nullmark_jax.baselines.triggers import Triggers, apply, are_whole_images
 from nullmark_jax.data import Dataset
 from nullmark_jax.embedding import mark_batch, scale_pixels
@@ -113,7 +113,7 @@ def make_population_evaluator(
             found = run(params, pictures, answers, dealt, columns < total, marks)
             sums.append(parallel.gather_members(found, members))
         together = jax.tree.map(lambda *fields: np.sum(np.stack(fields), axis=0), *sums)
-        return [jax.tree.map(lambda field, i=i: field[i], together) for i in range(members)]
+        return [populations.member(together, i) for i in range(members)]
 
     return evaluate
 

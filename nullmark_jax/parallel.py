@@ -42,14 +42,13 @@ _FAILED, _BUSY = b"!", b"?"
 def joined(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> Iterator[None]:
     """Joins the other processes of a run for the block; before anything else is asked of jax.
 
-    Where one of them is lost jax ends the others, which says so, within a minute.
+    Where one of them is lost jax ends the others, which says so, within a minute; where some do not come,
+    those that did after five.
 
     Args:
       coordinator: HOST:PORT of the first process; "" where Slurm, a TPU pod or Kubernetes tells jax all.
       num_processes: how many they are.
       process_id: which of them this one is, from 0.
-
-    Where the others do not come jax ends the process after five minutes.
 
     Raises:
       InputError: nothing tells jax of the others, or some of the arguments are missing.

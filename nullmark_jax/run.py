@@ -105,10 +105,16 @@ def train_and_evaluate(
 
         def finish() -> Sequence[np.ndarray]:
             metrics = write_outcome(
-                config, folder, owners[0], marks, params, history, test, splits.test
+                config,
+                folder,
+                owners[0],
+                marks,
+                params,
+                history,
+                test,
+                splits.test,
+                initial_digest=initial_digest,
             )
-            if initial_digest:
-                metrics["initial_model_sha256"] = initial_digest
             result = write_result(config, folder, metrics, where, seconds)
             return [np.frombuffer(to_json(result), np.uint8)]
 
@@ -176,6 +182,8 @@ def write_outcome(
     history: list[dict[str, Any]],
     test: Any,
     test_split: data.Dataset,
+    *,
+    initial_digest: str,
 ) -> dict[str, Any]:
     """Writes model, claim and figures, and verifies from them; returns result.json's metrics.
 
@@ -188,6 +196,7 @@ def write_outcome(
       history: the record of each epoch.
       test: the counts of `params` on `test_split`.
       test_split: the test images.
+      initial_digest: as `initial_params` returned it.
 
     Raises:
       InputError: a file cannot be written.
@@ -205,7 +214,10 @@ def write_outcome(
             outcome.write_claim(config, folder, owner, digest)
         verified = outcome.verify_folder(config, folder, owner, marks, test_split)
     outcome.draw(folder, history, test_split, marks, config)
-    return outcome.summary(test, verified, config.watermark.scheme)
+    metrics = outcome.summary(test, verified, config.watermark.scheme)
+    if initial_digest:
+        metrics["initial_model_sha256"] = initial_digest
+    return metrics
 
 
 def write_result(

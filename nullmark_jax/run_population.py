@@ -271,10 +271,16 @@ class _Together:
         """Writes what a run's end leaves in its folder."""
         config, path = member.run.config, member.run.folder
         metrics = run.write_outcome(
-            config, path, member.owner, member.marks, params, history, test, self._splits.test
+            config,
+            path,
+            member.owner,
+            member.marks,
+            params,
+            history,
+            test,
+            self._splits.test,
+            initial_digest=member.initial_digest,
         )
-        if member.initial_digest:
-            metrics["initial_model_sha256"] = member.initial_digest
         run.write_result(config, path, metrics, where, seconds)
 
 

@@ -57,15 +57,15 @@ def stop_line(number: int) -> str:
 
 
 @contextlib.contextmanager
-def put_off(*numbers: int) -> Iterator[None]:
-    """Puts these signals off to the end of the block. Only the main thread gets signals."""
+def put_off() -> Iterator[None]:
+    """Puts SIGINT and SIGTERM off to the end of the block. Only the main thread gets signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     arrived: list[int] = []
     previous = {
         each: signal.signal(each, lambda number, frame: arrived.append(number))
-        for each in numbers
+        for each in _STOPS
         if _is_pythons(each)
     }
     try:

@@ -16,14 +16,12 @@ Exit status: 0 every point is trained, 1 some are not, 2 unusable input, 130 or 
 """
 
 import pathlib
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 from absl import flags
-from ml_collections import config_flags
 
 from nullmark_jax import checks, environment, files, program
 from nullmark_jax import config as configs
@@ -40,6 +38,8 @@ from nullmark_jax.sweep_points import (
     points_of,
     population_command,
     result_path,
+    sweep_file,
+    typed,
 )
 from nullmark_jax.sweep_processes import has_accelerator, run_points
 
@@ -47,18 +47,18 @@ POPULATION = ("auto", "always", "never")
 _LARGEST = 2**26
 
 
-def task_config(sweep_file: str, argument: str | None) -> ml_collections.ConfigDict:
+def task_config(file: str, argument: str | None) -> ml_collections.ConfigDict:
     """Returns the config of a task, for the get_config of a file of configs/sweeps/.
 
     Args:
-      sweep_file: that file, beside whose folder the tasks' stand.
+      file: that file, beside whose folder the tasks' stand.
       argument: TASK, or TASK,RECIPE as the task's file has one.
 
     Raises:
       InputError: there is no such task.
     """
     task, _, recipe = (argument or "").partition(",")
-    path = pathlib.Path(sweep_file).parent.parent / f"{task}.py"
+    path = pathlib.Path(file).parent.parent / f"{task}.py"
     if task not in configs.TASKS or not path.exists():
         raise InputError(
             f"--config: {checks.shown(argument)} is no task; take FILE.py:TASK with TASK one of "
@@ -143,8 +143,7 @@ def main(argv: list[str]) -> int:
 def _main(flag_values: flags.FlagValues, given: list[str], command: str) -> int:
     config = flag_values.config
     configs.check(config)
-    filename = config_flags.get_config_filename(flag_values["config"])
-    path = pathlib.Path(filename.partition(":")[0])
+    path = sweep_file(flag_values)
     points = points_of(path, config)
     axes_of(points)
     only = flag_values.only
@@ -155,7 +154,7 @@ def _main(flag_values: flags.FlagValues, given: list[str], command: str) -> int:
     workdir = pathlib.Path(flag_values.workdir or f"runs/sweep-{path.stem}-{config.task}")
     commands = [command_of(point, given, workdir) for point in points]
     if flag_values.dry_run:
-        print("\n".join(shlex.join(["python", *command[1:]]) for command in commands))
+        print("\n".join(typed(command) for command in commands))
         return 0
     stated = config.copy_and_resolve_references().unlock()
     stated.sweep = [point.values for point in points]

@@ -3,11 +3,14 @@
 import itertools
 import pathlib
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
+from absl import flags
+from ml_collections import config_flags
 
 from nullmark_jax import config as configs
 from nullmark_jax import program
@@ -123,6 +126,17 @@ def population_command(
     which = f"--points={','.join(map(str, group))}"
     module = "nullmark_jax.sweep_population"
     return [sys.executable, "-m", module, *given, which, f"--workdir={workdir}"]
+
+
+def sweep_file(flag_values: flags.FlagValues) -> pathlib.Path:
+    """Returns the file of --config, without the argument behind it."""
+    filename = config_flags.get_config_filename(flag_values["config"])
+    return pathlib.Path(filename.partition(":")[0])
+
+
+def typed(command: Sequence[str]) -> str:
+    """Returns one of these command lines as one types it, the interpreter as "python"."""
+    return shlex.join(["python", *command[1:]])
 
 
 def folder_of(workdir: pathlib.Path, point: Point) -> pathlib.Path:

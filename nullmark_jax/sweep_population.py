@@ -11,11 +11,9 @@ died of, its loss being no longer finite, is in the log beside its folder.
 """
 
 import pathlib
-import shlex
 import sys
 
 from absl import flags
-from ml_collections import config_flags
 
 from nullmark_jax import config as configs
 from nullmark_jax import files, program, run_population
@@ -27,6 +25,8 @@ from nullmark_jax.sweep_points import (
     log_path,
     points_of,
     result_path,
+    sweep_file,
+    typed,
 )
 
 
@@ -45,8 +45,7 @@ def main(argv: list[str]) -> int:
 def _main(flag_values: flags.FlagValues, given: list[str]) -> int:
     config = flag_values.config
     configs.check(config)
-    filename = config_flags.get_config_filename(flag_values["config"])
-    points = points_of(pathlib.Path(filename.partition(":")[0]), config)
+    points = points_of(sweep_file(flag_values), config)
     workdir = pathlib.Path(flag_values.workdir)
     chosen = [points[i] for i in _indices(flag_values.points, len(points))]
     logs = {point.name: log_path(workdir, point) for point in chosen}
@@ -56,7 +55,7 @@ def _main(flag_values: flags.FlagValues, given: list[str]) -> int:
                 point.name,
                 point.config,
                 folder_of(workdir, point),
-                shlex.join(["python", *command_of(point, given, workdir)[1:]]),
+                typed(command_of(point, given, workdir)),
             )
             for point in chosen
             if not result_path(workdir, point).exists()

@@ -4,7 +4,6 @@ import contextlib
 import pathlib
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -126,7 +125,8 @@ def train(
         log = None
         with parallel.together():
             if parallel.is_first():
-                log = stack.enter_context(_Log(folder, steps))
+                checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
+                log = _Log(folder, steps, checkpoints)
         leaves, layout = jax.tree.flatten(start)
         found: Any = parallel.from_first(lambda: log.resume(start) if log else leaves)
         state, metrics = jax.tree.unflatten(layout, found)
@@ -181,7 +181,7 @@ def _no_metrics(steps: int) -> training.StepMetrics:
 
 
 class _Log:
-    """What a training leaves in the run folder as it goes; a context manager.
+    """What a training leaves in the run folder as it goes.
 
     Attributes:
       records: of each epoch that is done.
@@ -190,26 +190,15 @@ class _Log:
     Args:
       folder: the run's.
       steps: of an epoch.
+      checkpoints: the folder's.
     """
 
-    def __init__(self, folder: pathlib.Path, steps: int) -> None:
+    def __init__(self, folder: pathlib.Path, steps: int, checkpoints: Checkpoints) -> None:
         self.records: list[dict[str, Any]] = []
         self.seconds = 0.0
         self._folder, self._steps = folder, steps
-        self._checkpoints = Checkpoints(folder / "checkpoints")
+        self._checkpoints = checkpoints
         self._started = time.monotonic()
-
-    def __enter__(self) -> "_Log":
-        self._checkpoints.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._checkpoints.__exit__(kind, error, trace)
 
     def resume(self, start: Checkpoint) -> list[Any]:
         """Returns the leaves of the checkpoint to go on from, `start` where there is none."""

@@ -1,5 +1,6 @@
 """launch/: what its scripts would run, what shellcheck says of them, and a sweep through a real Slurm."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -151,14 +152,23 @@ def test_shellcheck_finds_nothing(path):
     assert done.returncode == 0, done.stdout
 
 
+@contextlib.contextmanager
+def real_slurm(folder):
+    """A cluster; gives the environment of its commands and trainings, which share what they compile."""
+    (folder / "slurm").mkdir()
+    with slurm.cluster(folder / "slurm") as environ:
+        yield environ | {
+            "XDG_CACHE_HOME": str(folder / "cache"),
+            "PYTHON": sys.executable,
+            "JAX_ENABLE_COMPILATION_CACHE": "true",
+        }
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(bool(slurm.why_not()), reason=slurm.why_not())
 def test_a_sweep_goes_through_a_real_slurm(sweep_file, tmp_path):
     """An array of three points and the job behind it, on a cluster of this machine."""
-    (tmp_path / "slurm").mkdir()
-    with slurm.cluster(tmp_path / "slurm") as environ:
-        environ |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHON": sys.executable}
-        environ["JAX_ENABLE_COMPILATION_CACHE"] = "true"
+    with real_slurm(tmp_path) as environ:
         done = subprocess.run(
             [
                 SLURM_SWEEP,
@@ -186,10 +196,7 @@ def test_a_sweep_goes_through_a_real_slurm(sweep_file, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(bool(slurm.why_not()), reason=slurm.why_not())
 def test_a_training_of_two_tasks_goes_on_after_sigterm_through_a_real_slurm(sweep_file, tmp_path):
-    (tmp_path / "slurm").mkdir()
-    with slurm.cluster(tmp_path / "slurm") as environ:
-        environ |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHON": sys.executable}
-        environ["JAX_ENABLE_COMPILATION_CACHE"] = "true"
+    with real_slurm(tmp_path) as environ:
 
         def tell(*command):
             return subprocess.run(

@@ -34,7 +34,7 @@ def test_what_came_after_the_last_step_stops_at_the_block_s_end():
 
 def test_a_signal_that_is_put_off_comes_at_the_block_s_end():
     with stopping.stoppable(), pytest.raises(stopping.Stopped):
-        with stopping.put_off(signal.SIGINT, signal.SIGTERM):
+        with stopping.put_off():
             tell()
             reached = True
         pytest.fail("the signal was lost")
@@ -43,7 +43,7 @@ def test_a_signal_that_is_put_off_comes_at_the_block_s_end():
 
 def test_put_off_in_a_training_it_is_still_an_answer():
     with pytest.raises(stopping.Preempted), stopping.asked_to_stop() as asked:
-        with stopping.put_off(signal.SIGINT, signal.SIGTERM):
+        with stopping.put_off():
             tell()
         assert asked(1)
         raise stopping.Preempted
