@@ -174,7 +174,8 @@ def _main(flag_values: flags.FlagValues, given: list[str], command: str) -> int:
     )
     result = collect(config, points, dead, workdir, command=command)
     write(workdir, result)
-    print(sweeps.table(result).markdown())
+    for table in sweeps.tables(result):
+        print(table.markdown())
     print(f"\nthe sweep is in {workdir}; open its report.html")
     return _report_dead(dead)
 
@@ -193,8 +194,8 @@ def write(workdir: pathlib.Path, result: dict[str, Any]) -> None:
     page.write_page(
         workdir,
         title=f"Sweep over {result['metrics']['axis']}: {result['task']}",
-        lead="Models trained from scratch, one for each value and seed, all else being equal.",
-        tables=[sweeps.table(result)],
+        lead=sweeps.LEAD,
+        tables=sweeps.tables(result),
         captions=sweeps.captions(result),
         result=result,
     )

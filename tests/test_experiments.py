@@ -17,7 +17,7 @@ from nullmark_jax.experiments.catalogue import EXPERIMENTS
 from nullmark_jax.experiments.victim import load_victims
 from nullmark_jax.main import main
 from nullmark_jax.optimizers import Recipe
-from nullmark_jax.reports import book
+from nullmark_jax.reports import book, committed
 
 ROOT = pathlib.Path(__file__).parents[1]
 KEY = ["--config.owner.experiment_key=3", "--config.owner.timestamp=2026-11-21T00:00:00Z"]
@@ -172,7 +172,7 @@ def test_an_attack_on_an_earlier_scheme(runs, tmp_path, name, scheme):
     assert all(finding.text.endswith(".") for finding in spoken)
     assert bool(spoken) is (name == "piracy")
     with pytest.raises(InputError, match="give it a --variant of its own, say adi"):
-        book.add(tmp_path, tmp_path / "run")
+        committed.add(tmp_path, tmp_path / "run")
     if name == "input_filter":
         plain = result["metrics"]["filters"][0]["models"][0]
         assert plain["verified"] and plain["owner"]["null"] is None

@@ -167,7 +167,7 @@ def test_the_table_has_a_row_a_value_with_its_spread_over_seeds():
         ]
     )
     result["metrics"]["dead"] = {"seed=4": "no disk"}
-    table = sweeps.table(result)
+    (table,) = sweeps.tables(result)
     assert [list(row) for row in table.rows] == [
         ["0.25", "1", "97.00", "70.00", "100.00", "0 of 1"],
         ["0.5", "2", "97.00 (96.00 to 98.00)", "85.00 (80.00 to 90.00)", "100.00", "1 of 2"],

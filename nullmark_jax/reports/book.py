@@ -2,6 +2,7 @@
 
     python -m nullmark_jax.reports.book --add=RUN     # take an experiment's run folder into results/
     python -m nullmark_jax.reports.book --add=RUN --variant=nullspace    # of victims of another recipe
+    python -m nullmark_jax.reports.book --add=SWEEP   # a sweep's folder, the same way
     python -m nullmark_jax.reports.book               # write all again
     python -m nullmark_jax.reports.book --check       # exit 1 where they are stale
 
@@ -13,22 +14,21 @@ that the experiments make from their numbers.
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
-from nullmark_jax import checks, files, program
-from nullmark_jax.baselines import schemes
+from nullmark_jax import files, program
 from nullmark_jax.config import TASKS
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments.catalogue import EXPERIMENTS
-from nullmark_jax.experiments.experiment import Experiment, Result
+from nullmark_jax.experiments.experiment import Result
 from nullmark_jax.experiments.experiment import findings as findings_of
-from nullmark_jax.reports import comparison, runs
+from nullmark_jax.reports import committed, comparison, runs, sweeps
+from nullmark_jax.reports.committed import LARGEST
 from nullmark_jax.reports.table import Table, percent
 
-_LARGEST = 2**28
 _VARIANT = "# Results: "
 _BEGIN, _END = "<!-- results -->", "<!-- end of results -->"
 _DATA = {
@@ -47,81 +47,9 @@ _HEADINGS = {
 }
 
 
-def add(root: pathlib.Path, folder: pathlib.Path, variant: str = "") -> pathlib.Path:
-    """Takes an experiment's result.json and figures into results/; returns where they are.
-
-    Args:
-      root: the project's folder.
-      folder: the experiment's run folder.
-      variant: of victims that another recipe or scheme trained, its name; "" for those.
-
-    Raises:
-      InputError: the folder holds no experiment's result, or one of another version of the code.
-    """
-    text = files.read_bounded(folder / "result.json", _LARGEST)
-    result = checks.json_object(text)
-    name, task = result.get("experiment"), result.get("task")
-    if name not in EXPERIMENTS or task not in TASKS:
-        raise InputError(f"--add: {folder} holds no experiment's result; give its --workdir")
-    _check_tables(EXPERIMENTS[str(name)], result, str(folder))
-    if (
-        not variant
-        and result["metrics"].get("scheme") in schemes.SCHEMES
-        and not str(name).startswith("trigger_")  # Of such victims alone.
-    ):
-        raise InputError(
-            f"--add: {folder} is of an earlier scheme's victims; give it a --variant of its own, say adi"
-        )
-    if variant and not variant.isalnum():
-        raise InputError(f"--variant: {checks.shown(variant)} must be letters and digits")
-    target = _folder(root, str(task), str(name), variant)
-    with files.writing(target):
-        target.mkdir(parents=True, exist_ok=True)
-        for old in target.glob("*.png"):
-            old.unlink()
-    for figure in sorted((folder / "figures").glob("*.png")):
-        files.write_whole(target / figure.name, files.read_bounded(figure, _LARGEST))
-    # Last: a result without its figures is none.
-    files.write_whole(target / "result.json", text)
-    return target
-
-
-def _check_tables(experiment: Experiment, result: Result, where: str) -> None:
-    try:
-        experiment.tables(result)
-    except (KeyError, TypeError, IndexError) as error:
-        raise InputError(
-            f"{where}: the result is of another version ({error!r} is missing); run it again"
-        ) from error
-
-
-def variants(root: pathlib.Path) -> list[str]:
-    """Returns the names of the other recipes whose victims were attacked, in alphabetical order."""
-    folders = (root / "results" / "experiments").glob("*/*-*/result.json")
-    return sorted({path.parent.name.partition("-")[2] for path in folders})
-
-
-def load(root: pathlib.Path, variant: str = "") -> dict[str, dict[str, Result]]:
-    """Returns committed results by experiment and task, in order: a variant's, or the tasks' own."""
-    found: dict[str, dict[str, Result]] = {}
-    for name, experiment in EXPERIMENTS.items():
-        for task in TASKS:
-            path = _folder(root, task, name, variant) / "result.json"
-            if path.exists():
-                result = checks.json_object(files.read_bounded(path, _LARGEST))
-                _check_tables(experiment, result, str(path))
-                found.setdefault(name, {})[task] = result
-    return found
-
-
-def _folder(root: pathlib.Path, task: str, name: str, variant: str) -> pathlib.Path:
-    label = f"{name}-{variant}" if variant else name
-    return root / "results" / "experiments" / task / label
-
-
 def pages(root: pathlib.Path) -> dict[pathlib.Path, str]:
     """Returns the book: each page's path and its Markdown."""
-    others = variants(root)
+    others = committed.variants(root)
     docs = root / "docs"
     return {docs / "results.md": _own_page(root, others)} | {
         docs / f"results-{variant}.md": _variant_page(root, variant) for variant in others
@@ -129,7 +57,7 @@ def pages(root: pathlib.Path) -> dict[pathlib.Path, str]:
 
 
 def _own_page(root: pathlib.Path, others: Sequence[str]) -> str:
-    found = load(root)
+    found = committed.load(root)
     lines = [
         "# Results",
         "",
@@ -160,7 +88,7 @@ def _own_page(root: pathlib.Path, others: Sequence[str]) -> str:
     ]
     lines += ["", "## Training", "", training_table(root).markdown(), ""]
     lines += _compared(root)
-    return _joined([*lines, *_sections(found, root, "")])
+    return _joined([*lines, *_sections(found, root, ""), *_sweeps(root)])
 
 
 def _compared(root: pathlib.Path) -> list[str]:
@@ -180,7 +108,11 @@ def _compared(root: pathlib.Path) -> list[str]:
             for folder in folders
         ]
         attacked = [
-            {name: tasks[task] for name, tasks in load(root, variant).items() if task in tasks}
+            {
+                name: tasks[task]
+                for name, tasks in committed.load(root, variant).items()
+                if task in tasks
+            }
             for variant in schemes_of
         ]
         lines += [comparison.table(task, training, attacked).markdown(), ""]
@@ -188,7 +120,7 @@ def _compared(root: pathlib.Path) -> list[str]:
 
 
 def _variant_page(root: pathlib.Path, variant: str) -> str:
-    found = load(root, variant)
+    found = committed.load(root, variant)
     lines = [
         f"{_VARIANT}{variant}",
         "",
@@ -224,18 +156,37 @@ def _sections(found: dict[str, dict[str, Result]], root: pathlib.Path, variant: 
         experiment = EXPERIMENTS[name]
         lines += [f"## {experiment.title}", "", experiment.lead, ""]
         for task, result in tasks.items():
-            folder = _folder(root, task, name, variant).relative_to(root)
-            lines += _section(experiment, task, result, root, folder)
+            folder = committed.folder_of(root, task, name, variant).relative_to(root)
+            title = f"{experiment.title}: {task}"
+            tables = experiment.tables(result)
+            lines += _section(title, tables, experiment.captions, result, root, folder)
     return lines
 
 
+def _sweeps(root: pathlib.Path) -> list[str]:
+    """Returns the section of the committed sweeps, by task and by what is swept."""
+    lines: list[str] = []
+    for folder, result in committed.load_sweeps(root):
+        title = f"{result['metrics']['axis']}: {result['task']}"
+        captions = sweeps.captions(result)
+        lines += _section(
+            title, sweeps.tables(result), captions, result, root, folder.relative_to(root)
+        )
+    return ["## Sweeps", "", sweeps.LEAD, "", *lines] if lines else []
+
+
 def _section(
-    experiment: Experiment, task: str, result: Result, root: pathlib.Path, folder: pathlib.Path
+    title: str,
+    tables: Sequence[Table],
+    captions: Mapping[str, str],
+    result: Result,
+    root: pathlib.Path,
+    folder: pathlib.Path,
 ) -> list[str]:
-    lines = [f"### {experiment.title}: {task}", ""]
-    for table in experiment.tables(result):
+    lines = [f"### {title}", ""]
+    for table in tables:
         lines += [table.markdown(), ""]
-    for figure, caption in experiment.captions.items():
+    for figure, caption in captions.items():
         if (root / folder / f"{figure}.png").exists():
             lines += [f"![{caption}](../{folder.as_posix()}/{figure}.png)", "", caption, ""]
     where = result["environment"]
@@ -322,14 +273,14 @@ def main(argv: list[str]) -> int:
 def _main(flag_values: flags.FlagValues) -> int:
     root = pathlib.Path(flag_values.root)
     for folder in flag_values.add:
-        print(f"{folder}: now in {add(root, pathlib.Path(folder), flag_values.variant)}")
+        print(f"{folder}: now in {committed.add(root, pathlib.Path(folder), flag_values.variant)}")
     readme = root / "README.md"
-    old = files.read_bounded(readme, _LARGEST).decode()
+    old = files.read_bounded(readme, LARGEST).decode()
     wanted = pages(root) | {readme: with_table(old, training_table(root))}
     stale = [
         path
         for path, text in wanted.items()
-        if not path.exists() or files.read_bounded(path, _LARGEST).decode() != text
+        if not path.exists() or files.read_bounded(path, LARGEST).decode() != text
     ]
     # Pages of variants that results/ no longer holds.
     pages_now = (root / "docs").glob("results-*.md")

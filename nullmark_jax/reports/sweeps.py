@@ -16,6 +16,8 @@ from nullmark_jax.reports.table import Table
 Result = dict[str, Any]
 _NAMES = ("NC", "null", "true")
 
+LEAD = "Models trained from scratch, one for each value and seed, all else being equal."
+
 
 def accuracies(point: dict[str, Any]) -> dict[str, float | None]:
     """Returns a point's NC, null and true, of several watermarks the lowest.
@@ -33,8 +35,8 @@ def accuracies(point: dict[str, Any]) -> dict[str, float | None]:
     return {"NC": metrics["normal_accuracy"], "null": null, "true": true}
 
 
-def table(result: Result) -> Table:
-    """Returns NC, null and true by value, with their spread over seeds."""
+def tables(result: Result) -> list[Table]:
+    """Returns a sweep's one table: NC, null and true by value, with their spread over seeds."""
     metrics = result["metrics"]
     rows = []
     for group, points in _groups(metrics):
@@ -53,13 +55,14 @@ def table(result: Result) -> Table:
             )
     dead = metrics["dead"]
     missing = "; ".join(f"{name} ({line})" for name, line in dead.items())
-    return Table(
+    swept = Table(
         f"{result['task']}: {metrics['axis']}, %: mean (lowest to highest) over seeds",
         (*metrics["groups"], metrics["axis"], "runs", "NC", "null", "true", "verified"),
         rows,
         "Of several watermarks the lowest; null of wonder filters is agreement with the model's own answer."
         + (f" Not trained: {missing}." if dead else ""),
     )
+    return [swept]
 
 
 def _groups(metrics: dict[str, Any]) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
