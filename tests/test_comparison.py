@@ -35,7 +35,12 @@ def substitute(source, images, verifies, accuracy=0.9, wm=0.1):
 
 
 def rows_of(attacked, training=((), (), ())):
-    made = comparison.table("digit", [list(each) for each in training], attacked)
+    schemes = [
+        comparison.Measured(name, *each)
+        for name, each in zip("abc", zip(training, attacked, strict=True), strict=True)
+    ]
+    made = comparison.table("digit", schemes)
+    assert made.header == ("", "a", "b", "c")
     assert all(len(row) == 4 for row in (made.header, *made.rows))
     return {row[0]: list(row[1:]) for row in made.rows}
 

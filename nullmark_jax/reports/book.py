@@ -93,29 +93,22 @@ def _own_page(root: pathlib.Path, others: Sequence[str]) -> str:
 
 def _compared(root: pathlib.Path) -> list[str]:
     """Returns the section of the schemes' tables, of tasks where earlier schemes were trained."""
-    schemes_of = [variant for _, variant in comparison.SCHEMES]
+    results = root / "results"
+    attacked = {variant: committed.load(root, variant) for _, variant in comparison.SCHEMES}
     lines: list[str] = []
     for task in TASKS:
-        folders = [
-            root / "results" / (f"{task}-{variant}" if variant else task) for variant in schemes_of
-        ]
-        if not any(folder.is_dir() for folder in folders[1:]):
-            continue
-        training = [
-            [each for each in runs.load_results(folder) if each["metrics"]["verified"] is not None]
-            if folder.is_dir()
-            else []
-            for folder in folders
-        ]
-        attacked = [
-            {
-                name: tasks[task]
-                for name, tasks in committed.load(root, variant).items()
-                if task in tasks
-            }
-            for variant in schemes_of
-        ]
-        lines += [comparison.table(task, training, attacked).markdown(), ""]
+        measured = []
+        for title, variant in comparison.SCHEMES:
+            folder = results / (f"{task}-{variant}" if variant else task)
+            if folder.is_dir():
+                training = runs.load_results(folder)
+                marked = [each for each in training if each["metrics"]["verified"] is not None]
+                of_task = {
+                    name: tasks[task] for name, tasks in attacked[variant].items() if task in tasks
+                }
+                measured.append(comparison.Measured(title, marked, of_task))
+        if len(measured) > 1:
+            lines += [comparison.table(task, measured).markdown(), ""]
     return ["## Schemes side by side", "", *lines] if lines else []
 
 

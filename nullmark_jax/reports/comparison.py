@@ -7,8 +7,8 @@ An interval is given where the units are draws of something random: owners, pira
 times a fixed list of attackers are no such draws, and are counted alone.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from nullmark_jax import verification
 from nullmark_jax.experiments.measuring import at_papers_threshold, mean_and_spread
@@ -22,6 +22,7 @@ Row = Callable[[Sequence[Result | None]], list[str]]
 SCHEMES = (
     ("null embedding", ""),
     ("Adi et al., 100 images", "adi"),
+    ("Adi et al., into a finished model", "adituned"),
     ("Zhang et al., a text", "zhang"),
 )
 
@@ -208,18 +209,29 @@ _ROWS: tuple[tuple[str, tuple[str, ...], Row], ...] = (
 )
 
 
-def table(
-    task: str,
-    training: Sequence[list[Result]],
-    attacked: Sequence[dict[str, Result]],
-) -> Table:
-    """Returns a task's table of schemes.
+class Measured(NamedTuple):
+    """What is known of a scheme on a task.
+
+    Attributes:
+      title: of the scheme.
+      training: the results of its owners' training.
+      attacked: the results of attacks on their models, by experiment.
+    """
+
+    title: str
+    training: Sequence[Result]
+    attacked: Mapping[str, Result]
+
+
+def table(task: str, schemes: Sequence[Measured]) -> Table:
+    """Returns a task's table of schemes, a column for each.
 
     Args:
       task: its name.
-      training: of each of `SCHEMES` the results of its owners' training, [] where there is none.
-      attacked: of each the results of attacks, by experiment.
+      schemes: what is known of each.
     """
+    training = [each.training for each in schemes]
+    attacked = [each.attacked for each in schemes]
     rows = [
         ["owners", *(str(len(each)) if each else "" for each in training)],
         ["NC, %", *(_accuracy(each, "normal_accuracy") for each in training)],
@@ -231,8 +243,8 @@ def table(
         if any(cells):
             rows.append([title, *(cell or "not measured" for cell in cells)])
     return Table(
-        f"{task}: three schemes side by side",
-        ("", *(title for title, _ in SCHEMES)),
+        f"{task}: schemes side by side",
+        ("", *(each.title for each in schemes)),
         rows,
         "k of n with an exact 95% interval (Clopper-Pearson) where owners, pirates or others' marks are "
         "drawn; k of n (owners x attacks) where a list of attacks met each owner, which is no draw. Of grids "
@@ -242,5 +254,5 @@ def table(
     )
 
 
-def _accuracy(results: list[Result], name: str) -> str:
+def _accuracy(results: Sequence[Result], name: str) -> str:
     return mean_and_spread([each["metrics"] for each in results], name) if results else ""
