@@ -24,9 +24,9 @@ def tuned(name, verified, models=2):
 
 
 def fine_tuning(*grid):
-    return {
-        "metrics": {"later": tuned("", 1), "grid": list(grid), "before": {"models": [None] * 2}}
-    }
+    before = {"models": [None] * 2}
+    metrics = {"attacker": "sgd 0.1", "epochs": 4, "later": tuned("", 1), "grid": list(grid)}
+    return {"metrics": {**metrics, "before": before}}
 
 
 def substitute(source, images, verifies, accuracy=0.9, wm=0.1):
@@ -84,6 +84,11 @@ def test_only_attackers_that_every_scheme_met_are_counted():
         ]
     )
     assert rows["after other fine-tuning"] == ["4 of 4 (2 x 2)", "1 of 4 (2 x 2)", "4 of 4 (2 x 2)"]
+    # The papers' is said as it was made, which may be for fewer epochs than theirs.
+    assert (
+        rows["owners verified after the papers' fine-tuning"]
+        == ["sgd 0.1, 4 epochs: 1 of 2 (1.26 to 98.7%), WM 80.00, NC 90.00"] * 3
+    )
 
 
 def test_extraction_names_the_best_substitute_of_the_common_ones():

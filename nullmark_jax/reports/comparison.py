@@ -86,8 +86,8 @@ def _papers_fine_tuning(metrics: dict[str, Any]) -> str:
     part = metrics["later"]
     models = part["models"]
     return (
-        f"{counted(part['verified'], len(models))}, WM {mean_and_spread(models, 'owner', 'wm')}, NC "
-        f"{mean_and_spread(models, 'normal_accuracy')}"
+        f"{metrics['attacker']}, {metrics['epochs']} epochs: {counted(part['verified'], len(models))}, "
+        f"WM {mean_and_spread(models, 'owner', 'wm')}, NC {mean_and_spread(models, 'normal_accuracy')}"
     )
 
 
