@@ -190,19 +190,6 @@ def test_the_quickstart_as_it_is(tmp_path):
     ]
 
 
-def test_the_quickstart_killed_and_started_again(tmp_path):
-    # Named after the tiny task's owner, whose pattern this recipe refuses, and so in its place.
-    suits = ("--config.owner.experiment_key=3", "--config.owner.timestamp=2026-11-21T00:00:00Z")
-    short = ("--config.epochs=2", *suits)
-    finished(QUICKSTART, tmp_path / "unbroken", *short)
-    started = Process(QUICKSTART, tmp_path / "killed", *short)
-    started.wait_for("epoch ")
-    started.process.kill()
-    started.end()
-    finished(QUICKSTART, tmp_path / "killed", *short)
-    assert_same_run(tmp_path / "killed", tmp_path / "unbroken")
-
-
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(unbroken, config_file, tmp_path):
     # The limit on a file's size stands for the disk's: first nothing fits, then no checkpoint.
     first = {"config.json", "verifier.json", "metrics.jsonl", "seconds.json"}
