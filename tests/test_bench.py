@@ -69,6 +69,7 @@ def test_where_no_signature_suits_it_is_one_line(victim):
         Bench(of_digit(victim, 0.9)).pirate(0, choosing=True)
 
 
+@pytest.mark.slow
 def test_pirates_of_our_own_attackers_choose_and_the_papers_do_not(victim):
     """Of the tiny task's 1x1 last features no pattern leaves any free: whoever chooses finds none."""
     config = ml_collections.ConfigDict(victim.config.to_dict())

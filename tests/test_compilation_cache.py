@@ -77,6 +77,7 @@ def test_the_folder_is_the_user_s_alone_and_of_a_capped_size(first):
     assert found["size"] == 2**30
 
 
+@pytest.mark.slow
 def test_a_damaged_entry_is_compiled_anew(first, tmp_path):
     _, found, _ = first
     home = tmp_path / "home"
@@ -91,6 +92,7 @@ def test_a_damaged_entry_is_compiled_anew(first, tmp_path):
     assert again["answer"] == found["answer"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "environ",
     [{"JAX_ENABLE_COMPILATION_CACHE": "false"}, {"JAX_COMPILATION_CACHE_DIR": "own"}],
@@ -103,6 +105,7 @@ def test_jax_s_own_settings_stand(environ, tmp_path):
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.slow
 def test_a_size_of_the_user_s_own_stands(first):
     home, _, _ = first
     found, _ = start(home, JAX_COMPILATION_CACHE_MAX_SIZE="123456789")
@@ -121,6 +124,7 @@ def test_a_folder_that_others_may_write_to_is_not_used(first, tmp_path):
     assert line.endswith(f"compiled anew at each start: others may write to {folder}")
 
 
+@pytest.mark.slow
 def test_a_home_that_cannot_be_used_is_one_line(tmp_path):
     (tmp_path / "home").write_text("a file")
     found, errors = start(tmp_path / "home")

@@ -32,7 +32,10 @@ def pictures(count, shape, seed=0):
     return images, rng.integers(0, CLASSES, count, dtype=np.int32)
 
 
-@pytest.mark.parametrize("name, shape", [("digit", (16, 16, 1)), ("object", (16, 16, 3))])
+@pytest.mark.parametrize(
+    "name, shape",
+    [("digit", (16, 16, 1)), pytest.param("object", (16, 16, 3), marks=pytest.mark.slow)],
+)
 def test_the_copies_of_the_papers_networks(name, shape):
     """VALID padding and SAME; one watermark for all images, then each image its own."""
     model = models.create(name, CLASSES, precision="highest")

@@ -79,11 +79,18 @@ def test_a_block_anywhere(padding):
         assert_equal(found(watermark(20, 22, 6, [place])))
 
 
-@pytest.mark.parametrize("padding", ["VALID", "SAME"])
 @pytest.mark.parametrize(
-    "shape, size, shared", [((21, 23, 1), 4, 1), ((19, 20, 3), 6, 2), ((17, 18, 2), 8, 1)]
+    "shape, size, shared, padding",
+    [
+        ((21, 23, 1), 4, 1, "VALID"),
+        ((19, 20, 3), 6, 2, "SAME"),
+        ((17, 18, 2), 8, 1, "VALID"),
+        pytest.param((21, 23, 1), 4, 1, "SAME", marks=pytest.mark.slow),
+        pytest.param((19, 20, 3), 6, 2, "VALID", marks=pytest.mark.slow),
+        pytest.param((17, 18, 2), 8, 1, "SAME", marks=pytest.mark.slow),
+    ],
 )
-def test_odd_sides_and_other_blocks(padding, shape, size, shared):
+def test_odd_sides_and_other_blocks(shape, size, shared, padding):
     last = (shape[0] - size, shape[1] - size)
     marks = watermark(*shape[:2], size, [last])
     assert_equal(both(net(padding), shape, marks, [0, 0], size=size, shared=shared))
@@ -96,8 +103,17 @@ def test_several_watermarks_each_image_its_own(padding):
     assert_equal(found)
 
 
-@pytest.mark.parametrize("sizes", [((5,), (5,)), ((4, 1), (3,)), ((2, 3),)])
-@pytest.mark.parametrize("padding", ["VALID", "SAME"])
+@pytest.mark.parametrize(
+    "sizes, padding",
+    [
+        (((5,), (5,)), "VALID"),
+        (((4, 1), (3,)), "SAME"),
+        (((2, 3),), "VALID"),
+        pytest.param(((5,), (5,)), "SAME", marks=pytest.mark.slow),
+        pytest.param(((4, 1), (3,)), "VALID", marks=pytest.mark.slow),
+        pytest.param(((2, 3),), "SAME", marks=pytest.mark.slow),
+    ],
+)
 def test_other_kernels(sizes, padding):
     marks = watermark(24, 26, 6, [(17, 3)])
     assert_equal(both(net(padding, sizes), (24, 26, 1), marks, [0, 0], size=6, shared=1))

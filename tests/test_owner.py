@@ -128,7 +128,13 @@ def test_an_experiment_key_s_latest_timestamp_before_a_given_one(size, suits):
     assert owner.suits(config, owner.Owner(key, config.owner.name, found))
 
 
-@pytest.mark.parametrize("task", ["digit", "traffic", "object", "face"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        "digit",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("traffic", "object", "face")),
+    ],
+)
 def test_of_every_size_that_functionality_sweeps_there_are_patterns_that_suit(task):
     config = TASKS[task].get_config(*(["lfw"] if task == "face" else []))
     for size in functionality.get_config(task).pattern_sizes:

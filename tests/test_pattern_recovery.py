@@ -40,13 +40,13 @@ def trained(model, pattern, channels=1):
     [
         # Each corner and each alignment with the pool.
         ("pooled", 2, 2, 1),
-        ("pooled", 3, 18, 1),
-        ("pooled", 18, 3, 1),
+        pytest.param("pooled", 3, 18, 1, marks=pytest.mark.slow),
+        pytest.param("pooled", 18, 3, 1, marks=pytest.mark.slow),
         ("pooled", 19, 19, 3),
         # In the middle, where a window sees three rows or columns of it at least.
-        ("pooled", 11, 2, 1),
+        pytest.param("pooled", 11, 2, 1, marks=pytest.mark.slow),
         ("pooled", 9, 10, 1),
-        ("unpooled", 9, 11, 1),
+        pytest.param("unpooled", 9, 11, 1, marks=pytest.mark.slow),
         ("unpooled, SAME", 10, 5, 3),
         # Cut by the border, where SAME pads.
         ("unpooled, SAME", 0, 20, 1),

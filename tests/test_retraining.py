@@ -466,6 +466,7 @@ def test_a_population_is_trained_as_each_of_its_members_alone(params, plain):
     assert_other(found[1][0].params, found[1][1].params)
 
 
+@pytest.mark.slow
 def test_a_ruined_member_does_not_harm_the_others(params):
     """An extreme value near the largest float makes a loss that is none."""
     steep = PLAIN._replace(steps=2)

@@ -354,9 +354,10 @@ def test_the_clipped_cross_entropy_leaves_the_watermark_unlearned(data, tmp_path
         ({"data.path": "/nowhere.npz"}, r"^config.data.path='/nowhere.npz': no such file"),
         ({"epochs": 0}, r"^config.epochs: 0 is out of range"),
         # No signature gives a pattern as far off the middle.
-        (
+        pytest.param(
             {"owner.timestamp": "", "owner.min_free": 1.0},
             r"^config.owner.min_free: 1.0 of the last",
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -49,7 +49,13 @@ def test_a_kernel_of_zeros_stays_one_with_a_finite_gradient():
     assert np.all(np.isfinite(gradient))
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("face", "traffic") else ())
+        for name in SHAPES
+    ],
+)
 def test_a_networks_last_layer_alone_gives_the_logits(name):
     model = models.create(name, 11)
     params = models.init_params(model, jax.random.key(0), SHAPES[name])

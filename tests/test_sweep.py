@@ -208,8 +208,12 @@ def test_each_group_has_a_figure_of_its_own_and_triggers_no_null_line():
         name: {text.get_text() for text in figure.legends[0].get_texts()}
         for name, figure in drawn.items()
     }
-    assert labels["sweep-adi"] == {"NC", "true", "threshold"}
+    # At NC 98 a threshold of 80 would leave the differences no room.
+    assert labels["sweep-adi"] == {"NC", "true"}
     assert labels["sweep-null-embedding"] == {"NC", "null", "true", "threshold"}
+    limits = {name: figure.axes[0].get_ylim() for name, figure in drawn.items()}
+    assert limits["sweep-adi"] == pytest.approx((97.9, 100.1))
+    assert limits["sweep-null-embedding"] == pytest.approx((79, 101))
 
 
 @pytest.fixture(scope="module")

@@ -327,7 +327,11 @@ def test_a_loss_that_stops_being_finite_says_when(steps_per_dispatch):
 
 @pytest.mark.parametrize(
     ("stop_at", "options"),
-    [(57, {"resident": False}), (64, {"steps_per_dispatch": 8}), (100, {})],
+    [
+        (64, {"steps_per_dispatch": 8}),
+        pytest.param(57, {"resident": False}, marks=pytest.mark.slow),
+        pytest.param(100, {}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_training_stopped_in_an_epoch_goes_on_to_the_same_bytes(stop_at, options):
     asked = []

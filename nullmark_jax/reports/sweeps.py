@@ -108,7 +108,10 @@ def captions(result: Result) -> dict[str, str]:
     """Returns what each figure shows, by its name."""
     metrics = result["metrics"]
     return {
-        _figure_name(group): "The mean over seeds; the bars reach from the lowest to the highest."
+        _figure_name(
+            group
+        ): "The mean over seeds; the bars reach from the lowest to the highest. The axis "
+        "begins at the lowest; a threshold that is far below is not drawn."
         for group, _ in _groups(metrics)
     }
 
@@ -124,6 +127,7 @@ def draw(result: Result) -> dict[str, Figure]:
         figure = Figure(figsize=(8, 5), dpi=DPI)
         axes = figure.subplots()
         at: Any = values if _numbers(pairs) else np.arange(len(pairs))
+        lowest = 100.0
         for name, (colour, marker, dash) in zip(_NAMES, LOOKS, strict=False):
             spreads = [_present([accuracies(each)[name] for each in own]) for _, own in pairs]
             if not all(spreads):
@@ -131,16 +135,24 @@ def draw(result: Result) -> dict[str, Figure]:
             middle = np.asarray([100 * np.mean(each) for each in spreads])
             low = middle - [100 * min(each) for each in spreads]
             high = [100 * max(each) for each in spreads] - middle
+            lowest = min(lowest, 100 * min(map(min, spreads)))
             axes.errorbar(
                 at, middle, yerr=np.maximum([low, high], 0), color=colour, marker=marker,
                 linestyle=dash, linewidth=2, capsize=3, label=name,
             )  # fmt: skip
-        axes.axhline(100 * metrics["threshold"], color="black", linestyle=":", label="threshold")
+        threshold = 100 * metrics["threshold"]
+        span = 100 - lowest
+        # It takes half of the room at most: the differences are to be seen.
+        if threshold >= lowest - span:
+            axes.axhline(threshold, color="black", linestyle=":", label="threshold")
+            span = max(span, 100 - threshold)
+        margin = max(span, 1) / 20
         if not _numbers(pairs):
             axes.set_xticks(at, [_shown(value) for value in values])
         elif min(values) > 0 and max(values) >= 100 * min(values):
             axes.set_xscale("log")
-        axes.set(xlabel=metrics["axis"], ylabel="test images, %", ylim=(-3, 103))
+        axes.set(xlabel=metrics["axis"], ylabel="test images, %")
+        axes.set_ylim(100 - span - margin, 100 + margin)
         axes.grid(color="#DDDDDD")
         axes.set_title(", ".join([result["task"], *group]))
         figure.legend(loc="outside lower center", ncols=4)
