@@ -17,7 +17,6 @@ ROOT = pathlib.Path(__file__).parent.parent
 QUICKSTART = ROOT / "configs" / "quickstart.py"
 # ml_collections loads a config file by a method that Python will drop.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-FILES = ("model.safetensors", "metrics.jsonl", "claim.json", "config.json")
 
 
 @pytest.fixture(scope="module")

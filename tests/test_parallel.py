@@ -26,6 +26,7 @@ def results(request, tmp_path_factory):
     """What device_program.py computes on 2 and 8 virtual devices."""
     out = tmp_path_factory.mktemp("devices") / "out.npz"
     flags = f"--xla_force_host_platform_device_count={request.param}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, PROGRAM, out], env=environment, check=True)
     with np.load(out) as arrays:

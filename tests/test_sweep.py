@@ -15,7 +15,6 @@ import tiny_task
 from nullmark_jax import config as configs
 from nullmark_jax import folder, sweep, sweep_points, sweep_population, sweep_processes
 from nullmark_jax.errors import InputError
-from nullmark_jax.reports import sweeps
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs" / "sweeps"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -136,84 +135,6 @@ def test_flags_out_of_range_are_one_line(capsys, sweep_file, tmp_path, flag, mes
     )
     assert status == 2 and lines[0].startswith(message) and len(lines) == 1
     assert not (tmp_path / "run").exists()
-
-
-def result_of(points, axis="loss.inject_ratio", groups=(), scheme="null-embedding"):
-    """A sweep's result of points (values, NC, null or None)."""
-    found = [
-        {
-            "name": str(i),
-            "values": values,
-            "scheme": scheme,
-            "metrics": {
-                "normal_accuracy": nc,
-                "null_accuracy": null,
-                "true_accuracy": 1.0,
-                "verified": null is None or null > 0.8,
-            },
-        }
-        for i, (values, nc, null) in enumerate(points)
-    ]
-    metrics = {"axis": axis, "groups": list(groups), "threshold": 0.8, "points": found, "dead": {}}
-    return {"task": "digit", "metrics": metrics}
-
-
-def test_the_table_has_a_row_a_value_with_its_spread_over_seeds():
-    result = result_of(
-        [
-            ({"loss.inject_ratio": 0.5, "seed": 0}, 0.98, 0.9),
-            ({"loss.inject_ratio": 0.25, "seed": 0}, 0.97, 0.7),
-            ({"loss.inject_ratio": 0.5, "seed": 1}, 0.96, 0.8),
-        ]
-    )
-    result["metrics"]["dead"] = {"seed=4": "no disk"}
-    (table,) = sweeps.tables(result)
-    assert [list(row) for row in table.rows] == [
-        ["0.25", "1", "97.00", "70.00", "100.00", "0 of 1"],
-        ["0.5", "2", "97.00 (96.00 to 98.00)", "85.00 (80.00 to 90.00)", "100.00", "1 of 2"],
-    ]
-    assert table.note.endswith(" Not trained: seed=4 (no disk).")
-
-
-def test_null_and_true_are_what_the_scheme_s_test_asks_of_every_watermark():
-    metrics = {
-        "normal_accuracy": 0.9,
-        "null_accuracy": 0.8,
-        "null_agreement": 0.7,
-        "true_accuracy": 1.0,
-    }
-    one = {"scheme": "null-embedding", "metrics": metrics}
-    assert sweeps.accuracies(one) == {"NC": 0.9, "null": 0.8, "true": 1.0}
-    each = {"each_null_accuracy": [0.8, 0.3], "each_true_accuracy": [1.0, 0.9]}
-    several = {"scheme": "null-embedding", "metrics": metrics | each}
-    assert sweeps.accuracies(several) == {"NC": 0.9, "null": 0.3, "true": 0.9}
-    filters = {"scheme": "wonder-filter", "metrics": metrics}
-    assert sweeps.accuracies(filters)["null"] == 0.7
-
-
-def test_each_group_has_a_figure_of_its_own_and_triggers_no_null_line():
-    scheme, axis = "watermark.scheme", "loss.inject_ratio"
-    result = result_of(
-        [
-            ({axis: 0.5, scheme: "adi"}, 0.98, None),
-            ({axis: 0.25, scheme: "null-embedding"}, 0.98, 0.9),
-            ({axis: 0.5, scheme: "null-embedding"}, 0.98, 0.9),
-        ],
-        groups=[scheme],
-    )
-    drawn = sweeps.draw(result)
-    assert drawn.keys() == sweeps.captions(result).keys()
-    assert sorted(drawn) == ["sweep-adi", "sweep-null-embedding"]
-    labels = {
-        name: {text.get_text() for text in figure.legends[0].get_texts()}
-        for name, figure in drawn.items()
-    }
-    # At NC 98 a threshold of 80 would leave the differences no room.
-    assert labels["sweep-adi"] == {"NC", "true"}
-    assert labels["sweep-null-embedding"] == {"NC", "null", "true", "threshold"}
-    limits = {name: figure.axes[0].get_ylim() for name, figure in drawn.items()}
-    assert limits["sweep-adi"] == pytest.approx((97.9, 100.1))
-    assert limits["sweep-null-embedding"] == pytest.approx((79, 101))
 
 
 @pytest.fixture(scope="module")

@@ -92,7 +92,7 @@ def _own_page(root: pathlib.Path, others: Sequence[str]) -> str:
 
 
 def _compared(root: pathlib.Path) -> list[str]:
-    """Returns the section of the schemes' tables, of tasks where earlier schemes were trained."""
+    """Returns the section of the schemes' tables, of tasks with results of several."""
     results = root / "results"
     attacked = {variant: committed.load(root, variant) for _, variant in comparison.SCHEMES}
     lines: list[str] = []
@@ -100,12 +100,12 @@ def _compared(root: pathlib.Path) -> list[str]:
         measured = []
         for title, variant in comparison.SCHEMES:
             folder = results / (f"{task}-{variant}" if variant else task)
-            if folder.is_dir():
-                training = runs.load_results(folder)
-                marked = [each for each in training if each["metrics"]["verified"] is not None]
-                of_task = {
-                    name: tasks[task] for name, tasks in attacked[variant].items() if task in tasks
-                }
+            training = runs.load_results(folder) if any(folder.glob("*.json")) else []
+            marked = [each for each in training if each["metrics"]["verified"] is not None]
+            of_task = {
+                name: tasks[task] for name, tasks in attacked[variant].items() if task in tasks
+            }
+            if marked or of_task:
                 measured.append(comparison.Measured(title, marked, of_task))
         if len(measured) > 1:
             lines += [comparison.table(task, measured).markdown(), ""]
@@ -255,7 +255,9 @@ def main(argv: list[str]) -> int:
     """Runs the program on a command line, the program's name first; returns the exit status."""
     flag_values = flags.FlagValues()
     flags.DEFINE_string("root", ".", "The project's folder.", flag_values=flag_values)
-    flags.DEFINE_multi_string("add", [], "An experiment's run folder.", flag_values=flag_values)
+    flags.DEFINE_multi_string(
+        "add", [], "An experiment's run folder, or a sweep's.", flag_values=flag_values
+    )
     flags.DEFINE_string(
         "variant", "", "What other recipe trained its victims.", flag_values=flag_values
     )

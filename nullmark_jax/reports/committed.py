@@ -1,11 +1,14 @@
 """The results that the book is made of, under results/: taken in, and read.
 
 results/experiments/TASK/NAME[-VARIANT]/ holds an experiment's result.json and figures, of victims of the
-task's own recipe or of another; results/sweeps/TASK/FIELD/ those of a sweep over a field of its config.
+task's own recipe or of another; results/sweeps/TASK/FIELD[-VARIANT]/ those of a sweep over a field of its
+config, and of another sweep over it.
 """
 
 import pathlib
+import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from nullmark_jax import checks, files
 from nullmark_jax.baselines import schemes
@@ -18,6 +21,8 @@ from nullmark_jax.reports.table import Table
 
 LARGEST = 2**28
 _SWEEP = "sweep"  # What a result.json of a sweep calls its experiment.
+# Of a result's environment what the book shows.
+_SHOWN = ("command", "commit", "date", "device", "cpus", "jax")
 
 
 def add(root: pathlib.Path, folder: pathlib.Path, variant: str = "") -> pathlib.Path:
@@ -26,19 +31,22 @@ def add(root: pathlib.Path, folder: pathlib.Path, variant: str = "") -> pathlib.
     Args:
       root: the project's folder.
       folder: its run folder.
-      variant: of victims that another recipe or scheme trained, its name; "" for those, and of sweeps.
+      variant: the name of the recipe or scheme that trained the victims, where it is not the task's own; of
+        a second sweep over one field, whatever tells them apart.
 
     Raises:
-      InputError: the folder holds no such result, one of another version of the code, or a sweep's with
-        points that were not trained.
+      InputError: the folder holds no such result, one of another version of the code, a sweep's with points
+        that were not trained, or a sweep's that would take another one's place.
     """
     text = files.read_bounded(folder / "result.json", LARGEST)
-    result = checks.json_object(text)
+    result = _parsed(text, folder / "result.json")
     name, task = result.get("experiment"), result.get("task")
     if name not in (*EXPERIMENTS, _SWEEP) or task not in TASKS:
         raise InputError(
             f"--add: {folder} holds no result of an experiment or a sweep; give its --workdir"
         )
+    if variant and not variant.isalnum():
+        raise InputError(f"--variant: {checks.shown(variant)} must be letters and digits")
     if name == _SWEEP:
         target = _sweep_target(root, folder, result, variant)
     else:
@@ -58,7 +66,7 @@ def _experiment_target(
     root: pathlib.Path, folder: pathlib.Path, result: Result, variant: str
 ) -> pathlib.Path:
     name = str(result["experiment"])
-    _check_tables(EXPERIMENTS[name].tables, result, str(folder))
+    _check_version(EXPERIMENTS[name].tables, result, folder)
     if (
         not variant
         and result["metrics"].get("scheme") in schemes.SCHEMES
@@ -67,32 +75,65 @@ def _experiment_target(
         raise InputError(
             f"--add: {folder} is of an earlier scheme's victims; give it a --variant of its own, say adi"
         )
-    if variant and not variant.isalnum():
-        raise InputError(f"--variant: {checks.shown(variant)} must be letters and digits")
     return folder_of(root, str(result["task"]), name, variant)
 
 
 def _sweep_target(
     root: pathlib.Path, folder: pathlib.Path, result: Result, variant: str
 ) -> pathlib.Path:
-    _check_tables(sweeps.tables, result, str(folder))
-    if variant:
-        raise InputError(f"--variant: {checks.shown(variant)} is for experiments; leave it out")
-    dead = result["metrics"]["dead"]
-    if dead:
+    _check_version(sweeps.tables, result, folder)
+    metrics = result["metrics"]
+    axis = metrics["axis"]
+    if not re.fullmatch(r"[a-z_0-9]+(\.[a-z_0-9]+)*", axis):
         raise InputError(
-            f"--add: of {folder} {', '.join(dead)} are not trained; give its command again"
+            f"--add: {folder} is a sweep over {checks.shown(axis)}, which is no field of a config; give "
+            "a sweep's --workdir"
         )
-    axis = result["metrics"]["axis"].rpartition(".")[2]
-    return root / "results" / "sweeps" / str(result["task"]) / axis
+    if metrics["dead"]:
+        raise InputError(
+            f"--add: of {folder} {', '.join(metrics['dead'])} are not trained; give its command again"
+        )
+    if not metrics["points"]:
+        raise InputError(f"--add: {folder} has no points; give a sweep's --workdir")
+    target = root / "results" / "sweeps" / str(result["task"]) / _named(axis, variant)
+    if (target / "result.json").exists():
+        there = _read(target / "result.json")["metrics"]
+        if _values(there) != _values(metrics):
+            raise InputError(
+                f"--add: {target} holds another sweep over {axis} than {folder}; give this one a "
+                "--variant, or remove that one"
+            )
+    return target
 
 
-def _check_tables(tables: Callable[[Result], Sequence[Table]], result: Result, where: str) -> None:
+def _values(metrics: Result) -> list[Any]:
+    """Returns what is varied in a sweep, as text that does not depend on the points' order."""
+    return sorted(str(point["values"]) for point in metrics["points"])
+
+
+def _parsed(text: bytes, path: pathlib.Path) -> Result:
+    try:
+        return checks.json_object(text)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _read(path: pathlib.Path) -> Result:
+    return _parsed(files.read_bounded(path, LARGEST), path)
+
+
+def _check_version(
+    tables: Callable[[Result], Sequence[Table]], result: Result, where: pathlib.Path
+) -> None:
+    """Raises InputError where the result lacks what the book shows of it."""
     try:
         tables(result)
-    except (KeyError, TypeError, IndexError) as error:
+        # As book.py writes a section's end.
+        _ = result["seed"], result["seconds"] / 60
+        _ = [result["environment"][name] for name in _SHOWN]
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise InputError(
-            f"{where}: the result is of another version ({error!r} is missing); run it again"
+            f"{where}: the result is of another version, or damaged ({error!r}); run it again"
         ) from error
 
 
@@ -103,30 +144,41 @@ def variants(root: pathlib.Path) -> list[str]:
 
 
 def load(root: pathlib.Path, variant: str = "") -> dict[str, dict[str, Result]]:
-    """Returns committed results by experiment and task, in order: a variant's, or the tasks' own."""
+    """Returns committed results by experiment and task, in order: a variant's, or the tasks' own.
+
+    Raises:
+      InputError: one cannot be read, or is of another version of the code.
+    """
     found: dict[str, dict[str, Result]] = {}
     for name, experiment in EXPERIMENTS.items():
         for task in TASKS:
             path = folder_of(root, task, name, variant) / "result.json"
             if path.exists():
-                result = checks.json_object(files.read_bounded(path, LARGEST))
-                _check_tables(experiment.tables, result, str(path))
+                result = _read(path)
+                _check_version(experiment.tables, result, path)
                 found.setdefault(name, {})[task] = result
     return found
 
 
 def folder_of(root: pathlib.Path, task: str, name: str, variant: str) -> pathlib.Path:
     """Returns where a result stands or is to stand, of victims of the task's own recipe with variant ""."""
-    label = f"{name}-{variant}" if variant else name
-    return root / "results" / "experiments" / task / label
+    return root / "results" / "experiments" / task / _named(name, variant)
+
+
+def _named(name: str, variant: str) -> str:
+    return f"{name}-{variant}" if variant else name
 
 
 def load_sweeps(root: pathlib.Path) -> list[tuple[pathlib.Path, Result]]:
-    """Returns committed sweeps, each with its folder: by task, then by the swept field."""
+    """Returns committed sweeps, each with its folder: by task, then by the swept field.
+
+    Raises:
+      InputError: one cannot be read, or is of another version of the code.
+    """
     found = []
     for task in TASKS:
         for path in sorted((root / "results" / "sweeps" / task).glob("*/result.json")):
-            result = checks.json_object(files.read_bounded(path, LARGEST))
-            _check_tables(sweeps.tables, result, str(path))
+            result = _read(path)
+            _check_version(sweeps.tables, result, path)
             found.append((path.parent, result))
     return found

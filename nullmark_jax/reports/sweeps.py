@@ -6,17 +6,18 @@ from typing import Any
 
 import numpy as np
 from matplotlib import style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nullmark_jax.experiments.measuring import mean_and_spread
 from nullmark_jax.reports.curves import LOOKS
 from nullmark_jax.reports.figures import DPI, STYLE
-from nullmark_jax.reports.table import Table
+from nullmark_jax.reports.table import Table, percent
 
 Result = dict[str, Any]
 _NAMES = ("NC", "null", "true")
 
-LEAD = "Models trained from scratch, one for each value and seed, all else being equal."
+LEAD = "A training for each value and seed, all else being equal."
 
 
 def accuracies(point: dict[str, Any]) -> dict[str, float | None]:
@@ -53,14 +54,20 @@ def tables(result: Result) -> list[Table]:
                     f"{sum(verified)} of {len(verified)}" if verified else "",
                 ]
             )
-    dead = metrics["dead"]
-    missing = "; ".join(f"{name} ({line})" for name, line in dead.items())
+    notes = [
+        "Of several watermarks the lowest; null of wonder filters is agreement with the model's own answer."
+    ]
+    if metrics["points"]:
+        images = metrics["points"][0]["metrics"]["images"]
+        notes.insert(0, f"Of {images} test images, one of which is {percent(1 / images)} points.")
+    if metrics["dead"]:
+        missing = "; ".join(f"{name} ({line})" for name, line in metrics["dead"].items())
+        notes.append(f"Not trained: {missing}.")
     swept = Table(
         f"{result['task']}: {metrics['axis']}, %: mean (lowest to highest) over seeds",
         (*metrics["groups"], metrics["axis"], "runs", "NC", "null", "true", "verified"),
         rows,
-        "Of several watermarks the lowest; null of wonder filters is agreement with the model's own answer."
-        + (f" Not trained: {missing}." if dead else ""),
+        " ".join(notes),
     )
     return [swept]
 
@@ -88,10 +95,6 @@ def _by_value(
     return sorted(pairs, key=lambda pair: pair[0]) if _numbers(pairs) else pairs
 
 
-def _present(values: list[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
-
-
 def _numbers(pairs: list[tuple[Any, list[dict[str, Any]]]]) -> bool:
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value, _ in pairs)
 
@@ -107,54 +110,90 @@ def _figure_name(group: list[str]) -> str:
 def captions(result: Result) -> dict[str, str]:
     """Returns what each figure shows, by its name."""
     metrics = result["metrics"]
+    about = "The mean over seeds; the bars reach from the lowest to the highest."
+    if _bottom(metrics) > 100 * metrics["threshold"]:
+        about += f" The threshold, {percent(metrics['threshold'])}, is below the figure."
     return {
-        _figure_name(
-            group
-        ): "The mean over seeds; the bars reach from the lowest to the highest. The axis "
-        "begins at the lowest; a threshold that is far below is not drawn."
+        _figure_name(group): f"{', '.join(group)}: {about}" if group else about
         for group, _ in _groups(metrics)
     }
+
+
+def _bottom(metrics: dict[str, Any]) -> float:
+    """Returns where the figures of a sweep begin, in percent: one place for all, to be compared.
+
+    That is the lowest accuracy, or the threshold where that takes half of the room at most.
+    """
+    each = [value for point in metrics["points"] for value in accuracies(point).values()]
+    lowest = 100 * min((value for value in each if value is not None), default=1.0)
+    threshold = 100 * metrics["threshold"]
+    lowest = min(lowest, threshold) if 100 - threshold <= 2 * (100 - lowest) else lowest
+    return min(lowest, 99.0)
 
 
 @style.context(STYLE)
 def draw(result: Result) -> dict[str, Figure]:
     """Returns NC, null and true against the swept field, a figure for each group."""
     metrics = result["metrics"]
+    bottom, threshold = _bottom(metrics), 100 * metrics["threshold"]
+    margin = (100 - bottom) / 20
     drawn = {}
     for group, points in _groups(metrics):
         pairs = _by_value(metrics, points)
-        values = [value for value, _ in pairs]
         figure = Figure(figsize=(8, 5), dpi=DPI)
         axes = figure.subplots()
-        at: Any = values if _numbers(pairs) else np.arange(len(pairs))
-        lowest = 100.0
-        for name, (colour, marker, dash) in zip(_NAMES, LOOKS, strict=False):
-            spreads = [_present([accuracies(each)[name] for each in own]) for _, own in pairs]
-            if not all(spreads):
-                continue  # Null of triggers, which have none.
-            middle = np.asarray([100 * np.mean(each) for each in spreads])
-            low = middle - [100 * min(each) for each in spreads]
-            high = [100 * max(each) for each in spreads] - middle
-            lowest = min(lowest, 100 * min(map(min, spreads)))
-            axes.errorbar(
-                at, middle, yerr=np.maximum([low, high], 0), color=colour, marker=marker,
-                linestyle=dash, linewidth=2, capsize=3, label=name,
-            )  # fmt: skip
-        threshold = 100 * metrics["threshold"]
-        span = 100 - lowest
-        # It takes half of the room at most: the differences are to be seen.
-        if threshold >= lowest - span:
+        for name, look in zip(_NAMES, LOOKS, strict=False):
+            _line(axes, pairs, name, look)
+        if threshold >= bottom:
             axes.axhline(threshold, color="black", linestyle=":", label="threshold")
-            span = max(span, 100 - threshold)
-        margin = max(span, 1) / 20
+        values = [value for value, _ in pairs]
         if not _numbers(pairs):
-            axes.set_xticks(at, [_shown(value) for value in values])
+            axes.set_xticks(np.arange(len(pairs)), [_shown(value) for value in values])
         elif min(values) > 0 and max(values) >= 100 * min(values):
             axes.set_xscale("log")
         axes.set(xlabel=metrics["axis"], ylabel="test images, %")
-        axes.set_ylim(100 - span - margin, 100 + margin)
+        axes.set_ylim(bottom - margin, 100 + margin)
+        axes.ticklabel_format(axis="y", useOffset=False)
         axes.grid(color="#DDDDDD")
         axes.set_title(", ".join([result["task"], *group]))
         figure.legend(loc="outside lower center", ncols=4)
         drawn[_figure_name(group)] = figure
     return drawn
+
+
+def _line(
+    axes: Axes,
+    pairs: list[tuple[Any, list[dict[str, Any]]]],
+    name: str,
+    look: tuple[Any, ...],
+) -> None:
+    """Draws NC, null or true where there is one: triggers have no null."""
+    numbers = _numbers(pairs)
+    places, spreads = [], []
+    for i, (value, points) in enumerate(pairs):
+        found = [accuracies(point)[name] for point in points]
+        present = [100 * each for each in found if each is not None]
+        if present:
+            places.append(value if numbers else i)
+            spreads.append(present)
+    if not spreads:
+        return
+    middle = np.asarray([np.mean(each) for each in spreads])
+    low = middle - [min(each) for each in spreads]
+    high = [max(each) for each in spreads] - middle
+    if name == "null" and all(
+        point["scheme"] == "wonder-filter" for _, points in pairs for point in points
+    ):
+        name = "null agreement"
+    colour, marker, dash = look
+    axes.errorbar(
+        places,
+        middle,
+        yerr=np.maximum([low, high], 0),
+        color=colour,
+        marker=marker,
+        linestyle=dash if numbers else "none",  # No order, no line.
+        linewidth=2,
+        capsize=3,
+        label=name,
+    )
