@@ -112,7 +112,7 @@ def test_every_group_s_figure_is_shown_with_words_of_its_own(root, tmp_path):
         ({}, "a/b", r"^--variant: 'a/b' must be letters and digits"),
         ({"axis": "../../etc"}, "", r"a sweep over '../../etc', which is no field of a config"),
         ({"points": []}, "", r"sweep has no points; give a sweep's --workdir"),
-        ({"dead": []}, "", None),
+        ({"dead": ["x"]}, "", None),
     ],
 )
 def test_what_is_not_taken_in_is_one_line_and_leaves_nothing(
