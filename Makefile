@@ -4,6 +4,8 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 # For tests against another jax: `make test VENV=.venv-oldest CONSTRAINTS=tests/constraints-oldest.txt`.
 CONSTRAINTS ?=
+# Of the slow suite, whose tests wait as well as compute: more than there are cores pay.
+WORKERS ?= auto
 
 .PHONY: quickstart test test-slow lint book format install clean
 
@@ -26,7 +28,7 @@ test: install
 # The slow suite trains longer: level 1 compiles nearly as fast, and its programs nearly as fast as the default's.
 test-slow: install
 	XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=1" $(RUN) -m pytest -m slow \
-		-n auto --dist loadfile
+		-n $(WORKERS) --dist loadfile
 
 lint: install
 	$(RUN) -m ruff check .

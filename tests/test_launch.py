@@ -204,7 +204,7 @@ def test_a_training_of_two_tasks_goes_on_after_sigterm_through_a_real_slurm(swee
             ).stdout
 
         trained = [f"--config={sweep_file}", f"--workdir={tmp_path}/run", *tiny_task.EXPERIMENT]
-        said = tell(SLURM_TRAIN, "--sbatch=--ntasks=2", "--", *trained, "--config.epochs=150")
+        said = tell(SLURM_TRAIN, "--sbatch=--ntasks=2", "--", *trained, "--config.epochs=80")
         (number,) = re.findall(r"is job (\d+)\.", said)
         output = tmp_path / f"slurm-{number}.out"
         slurm.wait_for(lambda: output.exists() and "epoch 3:" in output.read_text(), "epochs", 300)
@@ -217,7 +217,7 @@ def test_a_training_of_two_tasks_goes_on_after_sigterm_through_a_real_slurm(swee
     printed = output.read_text()
     (stop,) = re.findall(r"^terminated; the state after step \d of 6 of epoch (\d+)", printed, re.M)
     epochs = [int(each) for each in re.findall(r"^epoch (\d+):", printed, re.M)]
-    assert 3 <= int(stop) < 150 and epochs == list(range(1, 151)), printed
+    assert 3 <= int(stop) < 80 and epochs == list(range(1, 81)), printed
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["metrics"]["verified"] is True, printed
     assert result["environment"]["processes"] == 2
