@@ -282,12 +282,14 @@ def draw(result: Result) -> dict[str, Figure]:
 
 def verdict(result: Result) -> list[Finding]:
     """Returns whether the watermark is recovered where it was, and only there."""
-    ways = result["metrics"]["ways"]
+    metrics = result["metrics"]
+    ways = metrics["ways"]
     own = [(each["watermarked"]["verified"], len(each["watermarked"]["models"])) for each in ways]
     free = [(each["free"]["verified"], len(each["free"]["models"])) for each in ways]
     sentence = (
-        "The owner's watermark is recovered from every student, the later paper says; here in "
-        f"{sum(k for k, _ in own)} of {sum(n for _, n in own)}"
+        "The owner's watermark is recovered from every student, the later paper says (of 200 epochs, by 6); "
+        f"here, of {metrics['epochs']} and by {metrics['recovery_epochs']}, in {sum(k for k, _ in own)} of "
+        f"{sum(n for _, n in own)}"
     )
     if any(n for _, n in free):
         sentence += (
