@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import compiled_programs
 import pytest
 import tiny_task
 
@@ -44,9 +45,7 @@ class Processes:
         flags = f"--xla_force_host_platform_device_count={devices}"
         environment = {
             "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}",
-            "JAX_ENABLE_COMPILATION_CACHE": "true",
-            "JAX_COMPILATION_CACHE_DIR": str(compiled),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            **compiled_programs.shared(compiled),
         }
         joined = [f"--coordinator=localhost:{port}", f"--num_processes={count}"]
         self.each = []

@@ -15,6 +15,7 @@ import threading
 import time
 from typing import ClassVar
 
+import compiled_programs
 import pytest
 import tiny_task
 
@@ -64,11 +65,7 @@ class Process:
         command += [f"--workdir={workdir}", *experiment, *arguments]
         environment = {}
         if cache:
-            environment |= {
-                "JAX_ENABLE_COMPILATION_CACHE": "true",
-                "JAX_COMPILATION_CACHE_DIR": self.cache,
-                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            }
+            environment |= compiled_programs.shared(self.cache)
         if slow_disk is not None:
             environment["LD_PRELOAD"] = str(slow_disk)
         self.process = subprocess.Popen(
@@ -197,9 +194,8 @@ def test_a_second_run_in_one_folder_is_refused(config_file, tmp_path):
 
 
 def test_the_quickstart_as_it_is(tmp_path, monkeypatch):
-    monkeypatch.delenv(
-        "XLA_FLAGS", raising=False
-    )  # The suite's; this is to be as users compile it.
+    # Compiled as users do, not with the suite's flags.
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
     # With a key of its own, another one each time: its recipe is to do for any.
     out, _ = finished(QUICKSTART, tmp_path / "run", status=(0,), own_key=True)
     assert out.splitlines()[-1] == f"verified; the run is in {tmp_path / 'run'}"
@@ -211,6 +207,19 @@ def test_the_quickstart_as_it_is(tmp_path, monkeypatch):
         "example.png",
         "pattern.png",
     ]
+
+
+def test_the_quickstart_killed_and_started_again(tmp_path):
+    # Named after the tiny task's owner, whose pattern this recipe refuses, and so in its place.
+    suits = ("--config.owner.experiment_key=3", "--config.owner.timestamp=2026-11-21T00:00:00Z")
+    short = ("--config.epochs=2", *suits)
+    finished(QUICKSTART, tmp_path / "unbroken", *short)
+    started = Process(QUICKSTART, tmp_path / "killed", *short)
+    started.wait_for("epoch ")
+    started.process.kill()
+    started.end()
+    finished(QUICKSTART, tmp_path / "killed", *short)
+    assert_same_run(tmp_path / "killed", tmp_path / "unbroken")
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(unbroken, config_file, tmp_path):

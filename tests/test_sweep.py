@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import compiled_programs
 import pytest
 import tiny_task
 
@@ -143,13 +144,7 @@ def swept(sweep_file, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "run"
     command = [sys.executable, "-m", "nullmark_jax.sweep", f"--config={sweep_file}", "--jobs=2"]
     command.append(f"--workdir={workdir}")
-    # The points share what they compile, which takes them the most time.
-    cache = {
-        "JAX_ENABLE_COMPILATION_CACHE": "true",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    environ = os.environ | cache
+    environ = os.environ | compiled_programs.shared(tmp_path_factory.mktemp("compiled"))
     with subprocess.Popen(
         command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as killed:

@@ -26,7 +26,7 @@ from nullmark_jax.experiments.catalogue import EXPERIMENTS
 from nullmark_jax.experiments.experiment import Result
 from nullmark_jax.experiments.experiment import findings as findings_of
 from nullmark_jax.reports import committed, comparison, runs, sweeps
-from nullmark_jax.reports.committed import LARGEST
+from nullmark_jax.reports.committed import LARGEST, Found
 from nullmark_jax.reports.table import Table, percent
 
 _VARIANT = "# Results: "
@@ -50,14 +50,17 @@ _HEADINGS = {
 def pages(root: pathlib.Path) -> dict[pathlib.Path, str]:
     """Returns the book: each page's path and its Markdown."""
     others = committed.variants(root)
+    results = {variant: committed.load(root, variant) for variant in ("", *others)}
     docs = root / "docs"
-    return {docs / "results.md": _own_page(root, others)} | {
-        docs / f"results-{variant}.md": _variant_page(root, variant) for variant in others
+    return {docs / "results.md": _own_page(root, results)} | {
+        docs / f"results-{variant}.md": _variant_page(root, variant, results[variant])
+        for variant in others
     }
 
 
-def _own_page(root: pathlib.Path, others: Sequence[str]) -> str:
-    found = committed.load(root)
+def _own_page(root: pathlib.Path, results: Mapping[str, Found]) -> str:
+    found = results[""]
+    others = [variant for variant in results if variant]
     lines = [
         "# Results",
         "",
@@ -87,14 +90,13 @@ def _own_page(root: pathlib.Path, others: Sequence[str]) -> str:
         for absent, names in missing.items()
     ]
     lines += ["", "## Training", "", training_table(root).markdown(), ""]
-    lines += _compared(root)
+    lines += _compared(root, results)
     return _joined([*lines, *_sections(found, root, ""), *_sweeps(root)])
 
 
-def _compared(root: pathlib.Path) -> list[str]:
+def _compared(root: pathlib.Path, attacked: Mapping[str, Found]) -> list[str]:
     """Returns the section of the schemes' tables, of tasks with results of several."""
     results = root / "results"
-    attacked = {variant: committed.load(root, variant) for _, variant in comparison.SCHEMES}
     lines: list[str] = []
     for task in TASKS:
         measured = []
@@ -103,7 +105,9 @@ def _compared(root: pathlib.Path) -> list[str]:
             training = runs.load_results(folder) if any(folder.glob("*.json")) else []
             marked = [each for each in training if each["metrics"]["verified"] is not None]
             of_task = {
-                name: tasks[task] for name, tasks in attacked[variant].items() if task in tasks
+                name: tasks[task]
+                for name, tasks in attacked.get(variant, {}).items()
+                if task in tasks
             }
             if marked or of_task:
                 measured.append(comparison.Measured(title, marked, of_task))
@@ -112,8 +116,7 @@ def _compared(root: pathlib.Path) -> list[str]:
     return ["## Schemes side by side", "", *lines] if lines else []
 
 
-def _variant_page(root: pathlib.Path, variant: str) -> str:
-    found = committed.load(root, variant)
+def _variant_page(root: pathlib.Path, variant: str, found: Found) -> str:
     lines = [
         f"{_VARIANT}{variant}",
         "",
@@ -129,7 +132,7 @@ def _joined(lines: Sequence[str]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _findings(found: dict[str, dict[str, Result]]) -> list[str]:
+def _findings(found: Found) -> list[str]:
     findings = [
         (finding.agrees, f"- **{EXPERIMENTS[name].title}, {task}.** {finding.text}")
         for name, tasks in found.items()
@@ -143,7 +146,7 @@ def _findings(found: dict[str, dict[str, Result]]) -> list[str]:
     return lines
 
 
-def _sections(found: dict[str, dict[str, Result]], root: pathlib.Path, variant: str) -> list[str]:
+def _sections(found: Found, root: pathlib.Path, variant: str) -> list[str]:
     lines: list[str] = []
     for name, tasks in found.items():
         experiment = EXPERIMENTS[name]
@@ -182,18 +185,7 @@ def _section(
     for figure, caption in captions.items():
         if (root / folder / f"{figure}.png").exists():
             lines += [f"![{caption}](../{folder.as_posix()}/{figure}.png)", "", caption, ""]
-    where = result["environment"]
-    lines += [
-        "```console",
-        f"$ {where['command']}",
-        "```",
-        "",
-        f"Commit {where['commit'] or 'unknown'}, {where['date']}; {where['device']}, {where['cpus']} "
-        f"cores, jax {where['jax']}; seed {result['seed']}; {result['seconds'] / 60:.1f} minutes of the "
-        "machine as it was.",
-        "",
-    ]
-    return lines
+    return [*lines, *committed.provenance(result)]
 
 
 def training_table(root: pathlib.Path) -> Table:

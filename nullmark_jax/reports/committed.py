@@ -21,8 +21,8 @@ from nullmark_jax.reports.table import Table
 
 LARGEST = 2**28
 _SWEEP = "sweep"  # What a result.json of a sweep calls its experiment.
-# Of a result's environment what the book shows.
-_SHOWN = ("command", "commit", "date", "device", "cpus", "jax")
+# Results by experiment and task.
+Found = dict[str, dict[str, Result]]
 
 
 def add(root: pathlib.Path, folder: pathlib.Path, variant: str = "") -> pathlib.Path:
@@ -128,13 +128,26 @@ def _check_version(
     """Raises InputError where the result lacks what the book shows of it."""
     try:
         tables(result)
-        # As book.py writes a section's end.
-        _ = result["seed"], result["seconds"] / 60
-        _ = [result["environment"][name] for name in _SHOWN]
+        provenance(result)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise InputError(
             f"{where}: the result is of another version, or damaged ({error!r}); run it again"
         ) from error
+
+
+def provenance(result: Result) -> list[str]:
+    """Returns the Markdown of how a result was made: its command, commit, machine, seed and minutes."""
+    where = result["environment"]
+    return [
+        "```console",
+        f"$ {where['command']}",
+        "```",
+        "",
+        f"Commit {where['commit'] or 'unknown'}, {where['date']}; {where['device']}, {where['cpus']} "
+        f"cores, jax {where['jax']}; seed {result['seed']}; {result['seconds'] / 60:.1f} minutes of the "
+        "machine as it was.",
+        "",
+    ]
 
 
 def variants(root: pathlib.Path) -> list[str]:
@@ -143,13 +156,13 @@ def variants(root: pathlib.Path) -> list[str]:
     return sorted({path.parent.name.partition("-")[2] for path in folders})
 
 
-def load(root: pathlib.Path, variant: str = "") -> dict[str, dict[str, Result]]:
+def load(root: pathlib.Path, variant: str = "") -> Found:
     """Returns committed results by experiment and task, in order: a variant's, or the tasks' own.
 
     Raises:
       InputError: one cannot be read, or is of another version of the code.
     """
-    found: dict[str, dict[str, Result]] = {}
+    found: Found = {}
     for name, experiment in EXPERIMENTS.items():
         for task in TASKS:
             path = folder_of(root, task, name, variant) / "result.json"
