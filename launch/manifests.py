@@ -11,10 +11,11 @@ _GRACE_SECONDS = 60  # For the checkpoint after SIGTERM, which takes up to 30.
 _NOT_FINISHED = 75
 Manifest = dict[str, Any]
 
-# The shell is the container's first process, which gets SIGTERM alone.
+# The shell is the container's first process, which gets SIGTERM alone, maybe before it knows the child.
 _FOLLOW = """\
+trap 'if [ -n "$child" ]; then told=1; kill -TERM "$child"; else early=1; fi' TERM
 "$@" & child=$!
-trap 'told=1; kill -TERM "$child"' TERM
+[ -z "$early" ] || kill -TERM "$child"
 wait "$child"; status=$?
 [ -z "$told" ] || { wait "$child"; status=$?; }
 """

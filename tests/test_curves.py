@@ -74,8 +74,14 @@ def test_a_logarithmic_axis_has_a_place_for_0():
     np.testing.assert_array_equal(drawn(figure)["NC"].get_xdata(), [0, 10, 40])
 
 
-def test_a_logarithmic_axis_of_values_from_1_on_is_plain():
-    records = [{"steps": 2, "nc": 0.99}, {"steps": 2000, "nc": 0.98}]
+def test_a_place_on_the_axis():
+    figure = draw(upright={"the paper's rate": 10})
+    assert labels(figure) == ["NC", "owner WM", "the paper's rate"]
+    assert list(drawn(figure)["the paper's rate"].get_xdata()) == [10, 10]
+
+
+def test_a_logarithmic_axis_of_values_above_0_is_plain():
+    records = [{"steps": 1e-5, "nc": 0.99}, {"steps": 2000, "nc": 0.98}]
     (axes,) = curves.curves_figure(
         records, x=("steps", "steps"), lines=(Line("NC", ("nc",)),), title="t", log_x=True
     ).axes

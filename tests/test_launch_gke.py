@@ -279,6 +279,17 @@ def test_sigterm_reaches_the_training_which_ends_by_itself(tmp_path, kind, expec
     assert process.returncode == expected
 
 
+@pytest.mark.parametrize(("kind", "expected"), [("TRAINING", 75), ("POINT", 143)])
+def test_sigterm_reaches_a_training_that_is_just_begun(tmp_path, kind, expected):
+    """The shell gets it maybe before it knows the child, which tells it so itself, at once."""
+    end = 0 if kind == "TRAINING" else 143
+    command = f"trap 'exit {end}' TERM; kill -TERM $PPID; while :; do sleep 0.1; done"
+    for _ in range(10):
+        process = shell(kind, command, tmp_path)
+        process.communicate(timeout=20)
+        assert process.returncode == expected
+
+
 @pytest.mark.parametrize(("status", "expected"), [(0, 0), (1, 0), (2, 2), (143, 143)])
 def test_a_point_that_died_is_left_to_the_table(tmp_path, status, expected):
     process = shell("POINT", f"exit {status}", tmp_path)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 
-import compiled_programs
 import pytest
 import tiny_task
 
@@ -144,17 +143,14 @@ def swept(sweep_file, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "run"
     command = [sys.executable, "-m", "nullmark_jax.sweep", f"--config={sweep_file}", "--jobs=2"]
     command.append(f"--workdir={workdir}")
-    environ = os.environ | compiled_programs.shared(tmp_path_factory.mktemp("compiled"))
-    with subprocess.Popen(
-        command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as killed:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as killed:
         until = time.monotonic() + 120
         while not list(workdir.glob("points/*/checkpoints")) and time.monotonic() < until:
             time.sleep(0.05)
         killed.send_signal(signal.SIGTERM)
         assert killed.wait() == 143
     assert not (workdir / "result.json").exists()
-    done = subprocess.run(command, env=environ, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     return workdir, command, done
 
 

@@ -49,6 +49,7 @@ def curves_figure(
     threshold: float | None = None,
     claims: Mapping[str, float] | None = None,
     log_x: bool = False,
+    upright: Mapping[str, float] | None = None,
     bottom: float = 0.0,
 ) -> Figure:
     """Draws fractions of records, in %, against another of their fields.
@@ -60,7 +61,8 @@ def curves_figure(
       title: of the figure.
       threshold: T, a fraction, drawn as a dotted line; None for none.
       claims: a paper's numbers, fractions by what to write in the legend, drawn as dashed lines.
-      log_x: whether the axis is logarithmic; below 1 it is linear, where a value lies there.
+      log_x: whether the axis is logarithmic; where a value is 0 it is linear below 1.
+      upright: places on the axis by what to write in the legend, drawn as dotted lines; None for none.
       bottom: a fraction above which all lies, from which on to draw larger.
     """
     figure = Figure(figsize=(8, 5), dpi=DPI)
@@ -85,7 +87,9 @@ def curves_figure(
         axes.axhline(100 * threshold, color="black", linestyle=":", label="threshold")
     for (label, value), (colour, _, _) in zip((claims or {}).items(), LOOKS, strict=False):
         axes.axhline(100 * value, color=colour, linestyle="--", linewidth=1.2, label=label)
-    if log_x and min(at) >= 1:
+    for label, place in (upright or {}).items():
+        axes.axvline(place, color="black", linestyle="-.", linewidth=1.2, label=label)
+    if log_x and min(at) > 0:
         axes.set_xscale("log")
     elif log_x:
         axes.set_xscale("symlog", linthresh=1)
