@@ -64,6 +64,9 @@ def default() -> ml_collections.ConfigDict:
     config.owner = ml_collections.ConfigDict()
     config.owner.name = "owner"
     config.owner.timestamp = ""  # RFC 3339, UTC, to the second; "" for now, or as min_free has it
+    # Where there is no timestamp: that or, as min_free has it, a second before; "" for now. What is to
+    # come out the same another day names one.
+    config.owner.latest_timestamp = ""
     config.owner.key_file = ""  # "" makes owner.key in the run folder
     config.owner.passphrase_file = ""
     # At least 0: sign with the *public* experiment key of this number, so that anyone can repeat

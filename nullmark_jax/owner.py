@@ -40,7 +40,8 @@ def named_key(config: ml_collections.ConfigDict) -> signing.SigningKey | None:
       InputError: the key cannot be had, or the owner's name, timestamp or passphrase be used.
     """
     named = config.owner
-    signing.verifier_string(owner=named.name, timestamp=named.timestamp or signing.utc_now())
+    for timestamp in (named.timestamp, named.latest_timestamp):
+        signing.verifier_string(owner=named.name, timestamp=timestamp or signing.utc_now())
     passphrase = read_passphrase(config)
     if named.experiment_key >= 0 and named.key_file:
         raise InputError(
@@ -96,7 +97,8 @@ def find_owner(
 
     Nothing is written: `keep_owner` does, once all else is known to be usable. What a run folder keeps
     is taken from there. Where the config names no timestamp, the latest second whose pattern `suits` is
-    signed; where it does and the key is made here, the first key whose pattern does is taken.
+    signed, up to its latest_timestamp or now; where it does and the key is made here, the first key whose
+    pattern does is taken.
 
     Args:
       config: as `nullmark_jax.config.default` describes it.
@@ -113,7 +115,8 @@ def find_owner(
     kept = read_verifier(folder)
     if kept:
         return Owner(key, *kept)
-    timestamp = named.timestamp or latest_timestamp(config, key, signing.utc_now())
+    last = named.latest_timestamp or signing.utc_now()
+    timestamp = named.timestamp or latest_timestamp(config, key, last)
     return Owner(key, named.name, timestamp)
 
 

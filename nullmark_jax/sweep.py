@@ -44,11 +44,15 @@ from nullmark_jax.sweep_points import (
 from nullmark_jax.sweep_processes import has_accelerator, run_points
 
 POPULATION = ("auto", "always", "never")
+# Each point's owner signs by then: at the moment of its own start each would have another pattern.
+_SIGNED_BY = "2026-11-21T00:00:00Z"
 _LARGEST = 2**26
 
 
 def task_config(file: str, argument: str | None) -> ml_collections.ConfigDict:
     """Returns the config of a task, for the get_config of a file of configs/sweeps/.
+
+    Its owner signs by a given time, not now: a key has one pattern in all points, any day.
 
     Args:
       file: that file, beside whose folder the tasks' stand.
@@ -64,7 +68,9 @@ def task_config(file: str, argument: str | None) -> ml_collections.ConfigDict:
             f"--config: {checks.shown(argument)} is no task; take FILE.py:TASK with TASK one of "
             f"{', '.join(configs.TASKS)}"
         )
-    return program.load_config_file(path).get_config(recipe or None)
+    config = program.load_config_file(path).get_config(recipe or None)
+    config.owner.latest_timestamp = _SIGNED_BY
+    return config
 
 
 def collect(

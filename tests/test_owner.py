@@ -117,6 +117,23 @@ def test_the_latest_second_that_suits_is_signed(tmp_path):
     assert find(config, tmp_path).timestamp == found.timestamp
 
 
+@pytest.mark.parametrize("watermarks", [1, 4])
+def test_a_latest_timestamp_stands_for_now(tmp_path, watermarks):
+    changed = {"owner.experiment_key": 60, "owner.latest_timestamp": TIME}
+    config = off_the_middle(**changed, **{"watermark.num_watermarks": watermarks})
+    key = owner.named_key(config)
+    found = owner.find_owner(config, tmp_path, key)
+    assert found.timestamp == owner.latest_timestamp(config, key, TIME) < TIME
+    config.owner.timestamp = "2026-11-22T00:00:00Z"  # Which is what counts, then.
+    assert owner.find_owner(config, tmp_path, key).timestamp == "2026-11-22T00:00:00Z"
+
+
+def test_a_latest_timestamp_that_is_none_is_refused():
+    config = off_the_middle(**{"owner.latest_timestamp": "yesterday"})
+    with pytest.raises(InputError, match=r"^timestamp: 'yesterday' is no UTC time"):
+        owner.named_key(config)
+
+
 # Of some sizes the key's own pattern at TIME is refused.
 @pytest.mark.parametrize(("size", "suits"), [(6, True), (8, False), (12, False)])
 def test_an_experiment_key_s_latest_timestamp_before_a_given_one(size, suits):

@@ -13,7 +13,7 @@ import pytest
 import tiny_task
 
 from nullmark_jax import config as configs
-from nullmark_jax import folder, sweep, sweep_points, sweep_population, sweep_processes
+from nullmark_jax import folder, owner, sweep, sweep_points, sweep_population, sweep_processes
 from nullmark_jax.errors import InputError
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs" / "sweeps"
@@ -56,6 +56,18 @@ def test_every_sweep_is_one_of_every_task_that_it_fits(name, task):
         ["watermark.scheme"] if name == "extreme_value" else []
     )
     assert len({point.values["seed"] for point in points}) == 3
+
+
+def test_a_key_has_one_pattern_in_all_points_any_day(tmp_path):
+    path = FOLDER / "precision.py"
+    points = sweep.points_of(path, sweep.task_config(str(path), "digit"))
+    found = {}
+    for point in points:
+        key = owner.named_key(point.config)
+        signer = owner.find_owner(point.config, tmp_path / "none", key)
+        assert signer.timestamp <= "2026-11-21T00:00:00Z"
+        found.setdefault(point.values["seed"], set()).add(signer.signature())
+    assert [len(each) for each in found.values()] == [1, 1, 1]
 
 
 def test_a_task_s_recipe_follows_a_comma():

@@ -1,4 +1,4 @@
-"""Float32, TF32 or bfloat16 in products: on a CPU, where all are float32, they agree.
+"""Float32, TF32 or bfloat16 in products: on a CPU, where all are float32, the models are the same.
 
 python -m nullmark_jax.sweep --config=configs/sweeps/precision.py:digit
 """
