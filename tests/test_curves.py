@@ -71,6 +71,7 @@ def test_a_logarithmic_axis_has_a_place_for_0():
     figure = draw(log_x=True)
     (axes,) = figure.axes
     assert axes.get_xscale() == "symlog"
+    assert -1 < axes.get_xlim()[0] < 0
     np.testing.assert_array_equal(drawn(figure)["NC"].get_xdata(), [0, 10, 40])
 
 

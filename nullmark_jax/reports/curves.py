@@ -93,6 +93,7 @@ def curves_figure(
         axes.set_xscale("log")
     elif log_x:
         axes.set_xscale("symlog", linthresh=1)
+        axes.set_xlim(left=-0.2)  # Its margin of decades below 0 shows nothing.
     axes.set_xlabel(x[1])
     axes.set_ylabel("images, %")
     axes.set_ylim(100 * bottom - 0.03 * (100 - 100 * bottom), 103 - 3 * bottom)
