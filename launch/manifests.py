@@ -11,11 +11,12 @@ _GRACE_SECONDS = 60  # For the checkpoint after SIGTERM, which takes up to 30.
 _NOT_FINISHED = 75
 Manifest = dict[str, Any]
 
-# The shell is the container's first process, which gets SIGTERM alone, maybe before it knows the child.
+# The shell is the container's first process, which gets SIGTERM alone, maybe before it knows the child. A
+# child that is no program yet has the shell's trap, and would lose the signal: it is told a second later.
 _FOLLOW = """\
-trap 'if [ -n "$child" ]; then told=1; kill -TERM "$child"; else early=1; fi' TERM
+trap 'if [ -n "$child" ]; then told=1; sleep 1; kill -TERM "$child"; else early=1; fi' TERM
 "$@" & child=$!
-[ -z "$early" ] || kill -TERM "$child"
+[ -z "$early" ] || { sleep 1; kill -TERM "$child"; }
 wait "$child"; status=$?
 [ -z "$told" ] || { wait "$child"; status=$?; }
 """

@@ -40,8 +40,9 @@ def named_key(config: ml_collections.ConfigDict) -> signing.SigningKey | None:
       InputError: the key cannot be had, or the owner's name, timestamp or passphrase be used.
     """
     named = config.owner
-    for timestamp in (named.timestamp, named.latest_timestamp):
-        signing.verifier_string(owner=named.name, timestamp=timestamp or signing.utc_now())
+    signing.verifier_string(owner=named.name, timestamp=named.timestamp or signing.utc_now())
+    if named.latest_timestamp:
+        signing.check_timestamp(named.latest_timestamp, field="config.owner.latest_timestamp")
     passphrase = read_passphrase(config)
     if named.experiment_key >= 0 and named.key_file:
         raise InputError(

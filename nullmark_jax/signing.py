@@ -120,15 +120,15 @@ def check_owner(owner: str) -> None:
         )
 
 
-def check_timestamp(timestamp: str) -> None:
-    """Raises InputError unless `timestamp` is a real UTC time like 2026-11-21T17:00:00Z."""
-    checks.text("timestamp", timestamp)
+def check_timestamp(timestamp: str, *, field: str = "timestamp") -> None:
+    """Raises InputError, which names `field`, unless it is a real UTC time like 2026-11-21T17:00:00Z."""
+    checks.text(field, timestamp)
     match = _TIMESTAMP.fullmatch(timestamp)
     try:
         datetime.datetime(*map(int, match.groups() if match else ()))  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise InputError(
-            f"timestamp: {checks.shown(timestamp)} is no UTC time to the second; give one like "
+            f"{field}: {checks.shown(timestamp)} is no UTC time to the second; give one like "
             "2026-11-21T17:00:00Z"
         ) from None
 

@@ -44,7 +44,7 @@ from nullmark_jax.sweep_points import (
 from nullmark_jax.sweep_processes import has_accelerator, run_points
 
 POPULATION = ("auto", "always", "never")
-# Each point's owner signs by then: at the moment of its own start each would have another pattern.
+# When each point's owner signs at the latest: now would be another pattern for each.
 _SIGNED_BY = "2026-11-21T00:00:00Z"
 _LARGEST = 2**26
 
@@ -52,7 +52,7 @@ _LARGEST = 2**26
 def task_config(file: str, argument: str | None) -> ml_collections.ConfigDict:
     """Returns the config of a task, for the get_config of a file of configs/sweeps/.
 
-    Its owner signs by a given time, not now: a key has one pattern in all points, any day.
+    Its owner signs by a given time, not now: no pattern depends on when its point starts.
 
     Args:
       file: that file, beside whose folder the tasks' stand.

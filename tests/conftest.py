@@ -7,11 +7,9 @@ import os
 import shutil
 import tempfile
 
-# A worker's tests and the processes they start keep what they compile, which takes most of their time, in a
-# folder of the worker's own: jax writes into one of no stated size without a lock.
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "true"
-os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="nullmark-compiled-")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Processes that tests start compile for themselves, or share a folder that the test gives them: one that is
+# killed while it writes leaves a damaged entry.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 import jax
 
@@ -19,8 +17,13 @@ import nullmark_jax  # noqa: F401  Sets XLA's flags before jax reads them, at it
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# The tests of a process compile each program once.
+_COMPILED = tempfile.mkdtemp(prefix="nullmark-compiled-")
+jax.config.update("jax_enable_compilation_cache", True)
+jax.config.update("jax_compilation_cache_dir", _COMPILED)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def pytest_unconfigure():
-    """Removes what this worker compiled."""
-    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    """Removes what this process compiled."""
+    shutil.rmtree(_COMPILED, ignore_errors=True)

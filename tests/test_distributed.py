@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import compiled_programs
 import pytest
 import tiny_task
 
@@ -28,16 +29,23 @@ def config_file(tmp_path_factory):
     return tiny_task.write(tmp_path_factory.mktemp("task"))
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Where the processes share what they compile, which takes them the most time."""
+    return tmp_path_factory.mktemp("compiled")
+
+
 class Processes:
     """The processes of one run, process I with the folder FOLDER/I."""
 
-    def __init__(self, config_file, folder, *arguments, count=2, devices=2, own=None):
+    def __init__(self, config_file, folder, compiled, *arguments, count=2, devices=2, own=None):
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
         flags = f"--xla_force_host_platform_device_count={devices}"
         environment = {
             "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}",
+            **compiled_programs.shared(compiled),
         }
         joined = [f"--coordinator=localhost:{port}", f"--num_processes={count}"]
         self.each = []
@@ -78,9 +86,9 @@ class Processes:
 
 
 @pytest.fixture(scope="module")
-def unbroken(config_file, tmp_path_factory):
+def unbroken(config_file, compiled, tmp_path_factory):
     folder = tmp_path_factory.mktemp("unbroken") / "run"
-    processes = Processes(config_file, folder, EPOCHS)
+    processes = Processes(config_file, folder, compiled, EPOCHS)
     assert processes.end() == [0, 0], processes.error(0) + processes.error(1)
     return processes
 
@@ -93,8 +101,10 @@ def test_the_first_process_alone_writes_and_speaks(unbroken):
     assert where["device"] == "4 x cpu" and where["processes"] == 2
 
 
-def test_it_is_the_training_of_one_process_with_all_devices(unbroken, config_file, tmp_path):
-    one = Processes(config_file, tmp_path / "one", EPOCHS, count=1, devices=4)
+def test_it_is_the_training_of_one_process_with_all_devices(
+    unbroken, config_file, compiled, tmp_path
+):
+    one = Processes(config_file, tmp_path / "one", compiled, EPOCHS, count=1, devices=4)
     assert one.end() == [0], one.error(0)
     ours, theirs = (
         [json.loads(line) for line in (folder / "0" / "metrics.jsonl").read_text().splitlines()]
@@ -108,8 +118,8 @@ def test_it_is_the_training_of_one_process_with_all_devices(unbroken, config_fil
             assert first[name] == pytest.approx(value, rel=tolerance), name
 
 
-def assert_goes_on(config_file, folder, unbroken):
-    again = Processes(config_file, folder, EPOCHS)
+def assert_goes_on(config_file, compiled, folder, unbroken):
+    again = Processes(config_file, folder, compiled, EPOCHS)
     assert again.end() == [0, 0], again.error(0) + again.error(1)
     for name in FILES:
         ours, theirs = (each / "0" / name for each in (folder, unbroken.folder))
@@ -117,21 +127,21 @@ def assert_goes_on(config_file, folder, unbroken):
 
 
 def test_one_process_killed_ends_all_and_all_started_again_end_with_the_same_bytes(
-    unbroken, config_file, tmp_path
+    unbroken, config_file, compiled, tmp_path
 ):
     # The first, whose going the other sees at once; the other's going takes it a minute to see.
-    processes = Processes(config_file, tmp_path / "run", EPOCHS)
+    processes = Processes(config_file, tmp_path / "run", compiled, EPOCHS)
     processes.wait_for("epoch 5:")
     processes.each[0].kill()
     assert processes.end() == [-signal.SIGKILL, -signal.SIGABRT]
     assert not (tmp_path / "run" / "0" / "result.json").exists()
-    assert_goes_on(config_file, tmp_path / "run", unbroken)
+    assert_goes_on(config_file, compiled, tmp_path / "run", unbroken)
 
 
-def test_sigterm_to_one_process_stops_all_after_the_same_step(config_file, tmp_path):
+def test_sigterm_to_one_process_stops_all_after_the_same_step(config_file, compiled, tmp_path):
     # Of six steps an epoch four in a dispatch, as accelerators take fifty; the service thinks in steps.
     arguments = ["--config.epochs=2000", "--config.steps_per_dispatch=4"]
-    processes = Processes(config_file, tmp_path / "run", *arguments)
+    processes = Processes(config_file, tmp_path / "run", compiled, *arguments)
     processes.wait_for("epoch 5:")
     processes.each[1].send_signal(signal.SIGTERM)
     asked = time.monotonic()
@@ -151,8 +161,10 @@ def test_sigterm_to_one_process_stops_all_after_the_same_step(config_file, tmp_p
         ({0: ["--workdir=/proc/nowhere"]}, "/proc/nowhere: cannot be written"),
     ],
 )
-def test_what_one_process_cannot_use_ends_all_with_one_line(config_file, tmp_path, own, said):
-    processes = Processes(config_file, tmp_path / "run", own=own)
+def test_what_one_process_cannot_use_ends_all_with_one_line(
+    config_file, compiled, tmp_path, own, said
+):
+    processes = Processes(config_file, tmp_path / "run", compiled, own=own)
     assert processes.end() == [2, 2]
     for i in (0, 1):
         (line,) = (each for each in processes.error(i).splitlines() if each)

@@ -3,6 +3,8 @@
 kubectl is fake_cloud.py, which records its calls.
 """
 
+import contextlib
+import importlib
 import json
 import os
 import pathlib
@@ -228,15 +230,30 @@ def test_a_sweep_has_a_pod_for_each_point_and_then_the_table(cloud, sweep):
 # The shells of the containers.
 
 
-def shell(kind, command, tmp_path, index="0"):
+def manifests():
     sys.path.insert(0, str(ROOT / "launch"))
     try:
-        import manifests
+        return importlib.import_module("manifests")
     finally:
         sys.path.remove(str(ROOT / "launch"))
+
+
+def start(script, command, tmp_path, index="0"):
+    """Starts a shell's script around a command, in a group of their own."""
     environ = {**os.environ, "RESULT": str(tmp_path / "result.json"), "JOB_COMPLETION_INDEX": index}
-    program = ["/bin/sh", "-c", getattr(manifests, kind), "sh", "sh", "-c", command]
-    return subprocess.Popen(program, env=environ, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    program = ["/bin/sh", "-c", script, "sh", "sh", "-c", command]
+    return subprocess.Popen(
+        program,
+        env=environ,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def shell(kind, command, tmp_path, index="0"):
+    return start(getattr(manifests(), kind), command, tmp_path, index)
 
 
 @pytest.mark.parametrize(
@@ -280,14 +297,23 @@ def test_sigterm_reaches_the_training_which_ends_by_itself(tmp_path, kind, expec
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("TRAINING", 75), ("POINT", 143)])
-def test_sigterm_reaches_a_training_that_is_just_begun(tmp_path, kind, expected):
-    """The shell gets it maybe before it knows the child, which tells it so itself, at once."""
+@pytest.mark.parametrize(
+    "before", ['"$@" &', "child=$!", '[ -z "$early" ]', 'wait "$child"; status=$?\n[ -z "$told" ]']
+)
+def test_sigterm_that_comes_as_the_training_begins(tmp_path, before, kind, expected):
+    """As if it came there: the shell sends it to itself."""
     end = 0 if kind == "TRAINING" else 143
-    command = f"trap 'exit {end}' TERM; kill -TERM $PPID; while :; do sleep 0.1; done"
-    for _ in range(10):
-        process = shell(kind, command, tmp_path)
-        process.communicate(timeout=20)
-        assert process.returncode == expected
+    command = f"trap ': >written; exit {end}' TERM; while :; do sleep 0.1; done"
+    script = getattr(manifests(), kind)
+    assert script.count(before) == 1
+    script = script.replace(before, f"kill -TERM $$\n{before}")
+    with start(script, command, tmp_path) as process:
+        try:
+            assert process.wait(timeout=20) == expected
+            assert (tmp_path / "written").exists()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(("status", "expected"), [(0, 0), (1, 0), (2, 2), (143, 143)])

@@ -15,6 +15,7 @@ import threading
 import time
 from typing import ClassVar
 
+import compiled_programs
 import pytest
 import tiny_task
 
@@ -33,6 +34,12 @@ def config_file(tmp_path_factory):
     return tiny_task.write(tmp_path_factory.mktemp("task"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    """Where these processes share what they compile, which takes them the most time."""
+    Process.cache = str(tmp_path_factory.mktemp("compiled"))
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left():
     """A test that fails leaves no process behind, a stopped one neither."""
@@ -47,6 +54,7 @@ def nothing_is_left():
 class Process:
     """A run in a process of its own."""
 
+    cache = ""
     started: ClassVar[list] = []
 
     def __init__(
@@ -56,8 +64,8 @@ class Process:
         command = [sys.executable, "-m", "nullmark_jax.main", f"--config={config}"]
         command += [f"--workdir={workdir}", *experiment, *arguments]
         environment = {}
-        if not cache:
-            environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+        if cache:
+            environment |= compiled_programs.shared(self.cache)
         if slow_disk is not None:
             environment["LD_PRELOAD"] = str(slow_disk)
         self.process = subprocess.Popen(

@@ -130,7 +130,7 @@ def test_a_latest_timestamp_stands_for_now(tmp_path, watermarks):
 
 def test_a_latest_timestamp_that_is_none_is_refused():
     config = off_the_middle(**{"owner.latest_timestamp": "yesterday"})
-    with pytest.raises(InputError, match=r"^timestamp: 'yesterday' is no UTC time"):
+    with pytest.raises(InputError, match=r"^config.owner.latest_timestamp: 'yesterday' is no UTC"):
         owner.named_key(config)
 
 

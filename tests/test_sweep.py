@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import compiled_programs
 import pytest
 import tiny_task
 
@@ -58,16 +59,18 @@ def test_every_sweep_is_one_of_every_task_that_it_fits(name, task):
     assert len({point.values["seed"] for point in points}) == 3
 
 
-def test_a_key_has_one_pattern_in_all_points_any_day(tmp_path):
-    path = FOLDER / "precision.py"
-    points = sweep.points_of(path, sweep.task_config(str(path), "digit"))
+@pytest.mark.parametrize("name", NAMES)
+def test_no_pattern_is_of_the_moment_that_a_point_starts(name, tmp_path):
+    path = FOLDER / f"{name}.py"
     found = {}
-    for point in points:
-        key = owner.named_key(point.config)
-        signer = owner.find_owner(point.config, tmp_path / "none", key)
-        assert signer.timestamp <= "2026-11-21T00:00:00Z"
-        found.setdefault(point.values["seed"], set()).add(signer.signature())
-    assert [len(each) for each in found.values()] == [1, 1, 1]
+    for point in sweep.points_of(path, sweep.task_config(str(path), "digit")):
+        signer = owner.find_owner(point.config, tmp_path, owner.named_key(point.config))
+        assert "2026-11-20T23:50:00Z" < signer.timestamp <= "2026-11-21T00:00:00Z"
+        found.setdefault((point.values["seed"], point.config.watermark.scheme), set()).add(
+            signer.timestamp
+        )
+    if name in ("precision", "inject_ratio", "extreme_value"):  # What is swept moves no pattern.
+        assert {len(each) for each in found.values()} == {1}
 
 
 def test_a_task_s_recipe_follows_a_comma():
@@ -155,14 +158,17 @@ def swept(sweep_file, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "run"
     command = [sys.executable, "-m", "nullmark_jax.sweep", f"--config={sweep_file}", "--jobs=2"]
     command.append(f"--workdir={workdir}")
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as killed:
+    environ = os.environ | compiled_programs.shared(tmp_path_factory.mktemp("compiled"))
+    with subprocess.Popen(
+        command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as killed:
         until = time.monotonic() + 120
         while not list(workdir.glob("points/*/checkpoints")) and time.monotonic() < until:
             time.sleep(0.05)
         killed.send_signal(signal.SIGTERM)
         assert killed.wait() == 143
     assert not (workdir / "result.json").exists()
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True)
     return workdir, command, done
 
 
