@@ -75,10 +75,21 @@ def test_a_logarithmic_axis_has_a_place_for_0():
     np.testing.assert_array_equal(drawn(figure)["NC"].get_xdata(), [0, 10, 40])
 
 
-def test_a_place_on_the_axis():
-    figure = draw(upright={"the paper's rate": 10})
-    assert labels(figure) == ["NC", "owner WM", "the paper's rate"]
-    assert list(drawn(figure)["the paper's rate"].get_xdata()) == [10, 10]
+def test_groups_have_values_of_their_own():
+    figure = curves.groups_figure(
+        [("one", [1e-5, 1e-3], [1.0, 0.25]), ("two", [0.5], [0.5])],
+        x="rate",
+        title="t",
+        upright={"the paper's rate": 1e-4},
+    )
+    found = drawn(figure)
+    assert labels(figure) == ["one", "two", "the paper's rate"]
+    np.testing.assert_array_equal(found["one"].get_xdata(), [1e-5, 1e-3])
+    np.testing.assert_array_equal(found["one"].get_ydata(), [100, 25])
+    np.testing.assert_array_equal(found["two"].get_ydata(), [50])
+    assert list(found["the paper's rate"].get_xdata()) == [1e-4, 1e-4]
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "log" and axes.get_xlabel() == "rate"
 
 
 def test_a_logarithmic_axis_of_values_above_0_is_plain():

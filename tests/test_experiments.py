@@ -157,10 +157,11 @@ def test_the_recipe_s_null_embedding_stays_through_rounding_and_fine_tuning(runs
         ("extraction", "zhang-content"),
         ("neural_cleanse", "adi"),
         ("neural_cleanse", "zhang-content"),
+        ("stability", "adi"),
     ],
 )
 def test_an_attack_on_an_earlier_scheme(runs, tmp_path, name, scheme):
-    design = f",{scheme}" if name == "piracy" else ""
+    design = f",{scheme}" if name in ("piracy", "stability") else ""
     argv = [f"--config={ROOT}/configs/attacks/{name}.py:quickstart,smoke{design}"]
     argv += [f"--victim={runs}/{scheme}", f"--workdir={tmp_path}/run"]
     assert experiment.main(EXPERIMENTS[name], [name, *argv]) == 0
@@ -170,7 +171,7 @@ def test_an_attack_on_an_earlier_scheme(runs, tmp_path, name, scheme):
     # What the papers say of null embedding is not said of these.
     spoken = experiment.findings(EXPERIMENTS[name], result)
     assert all(finding.text.endswith(".") for finding in spoken)
-    assert bool(spoken) is (name == "piracy")
+    assert bool(spoken) is (name in ("piracy", "stability"))
     with pytest.raises(InputError, match="give it a --variant of its own, say adi"):
         committed.add(tmp_path, tmp_path / "run")
     if name == "input_filter":

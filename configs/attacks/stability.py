@@ -1,4 +1,4 @@
-"""Stability: at which learning rates a pirate's SGD leaves a model, by the extreme value they embed.
+"""Stability: at which learning rates a pirate's training leaves a model, by the extreme value they embed.
 
     python -m nullmark_jax.experiments.stability --config=configs/attacks/stability.py:digit \\
         --victim=runs/digit --workdir=runs/stability-digit
@@ -9,12 +9,7 @@
 import ml_collections
 
 from nullmark_jax.experiments import stability
-from nullmark_jax.experiments.attackers import (
-    choose_earlier,
-    choose_task,
-    paper_fields,
-    set_paper_attacker,
-)
+from nullmark_jax.experiments.attackers import choose_earlier, choose_task, set_paper_attacker
 
 
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
@@ -23,10 +18,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config = stability.default()
     config.task = task
     config.design = design
-    attacker = paper_fields()
-    set_paper_attacker(attacker, task, design)
-    del attacker.epochs
-    config.attacker.update(attacker)
+    set_paper_attacker(config.attacker, task, design)
     if task == "quickstart":  # It has 1,294 training images in all.
         config.attacker.images = 400
         config.attacker.batch_size = 32

@@ -1,11 +1,11 @@
-"""Stability: at which learning rates a pirate's SGD leaves a model, by the extreme value they embed.
+"""Stability: at which learning rates a pirate's training leaves a model, by the extreme value they embed.
 
     python -m nullmark_jax.experiments.stability --config=configs/attacks/stability.py:TASK --victim=RUN \\
-        --workdir=OUT
+        [--victim=RUN ...] --workdir=OUT
 
-Neither paper asks. The later one finds that a second watermark breaks the model (section 7.2). Here its
-attacker trains at other rates, at lower extreme values, and with gradients held at a norm, which tells
-whether it is the second watermark that breaks the model or the size of SGD's steps, which grow with lambda.
+Neither paper asks. The later one's attacker breaks the model (section 7.2), the earlier one's leaves all as
+it was. Here both train at other rates and lower extreme values, with gradients held at a norm, and on clean
+images alone: how far the first step moves the parameters, what breaks, and what is embedded.
 """
 
 import itertools
@@ -17,32 +17,30 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from matplotlib.figure import Figure
 
 from nullmark_jax import checks, losses
+from nullmark_jax.attacks import retraining
 from nullmark_jax.attacks.retraining import Adversary
 from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
-from nullmark_jax.experiments import attackers, experiment
+from nullmark_jax.experiments import attackers, experiment, stability_tables
 from nullmark_jax.experiments.bench import Bench
-from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
+from nullmark_jax.experiments.experiment import Experiment, Metrics
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import (
     Record,
     all_finite,
     check_images,
     derived_seed,
+    finite,
     passes,
 )
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.marks import Marks
 from nullmark_jax.models import Params
 from nullmark_jax.optimizers import Recipe
-from nullmark_jax.reports import curves
-from nullmark_jax.reports.table import Table, percent
 
-# A model that lost more of NC, as a fraction, counts as broken.
-_BROKEN = 0.05
+_WAY = "('logits', 0.0)"
 
 
 def default() -> ml_collections.ConfigDict:
@@ -50,42 +48,60 @@ def default() -> ml_collections.ConfigDict:
     config = experiment.base()
     # Of the victims: "" null embedding, "adi" or "zhang", whose triggers have no extreme value.
     config.design = ""
-    # The later paper's attacker, of whom fewer steps are enough to see a model break.
+    # The later paper's, but for what `ways` and `steps` have.
     config.attacker = attackers.paper_fields()
-    del config.attacker.epochs
+    # Of each attack; the paper's epochs have more, but a model that breaks does so at once.
     config.steps = 100
     # Beside the attacker's own.
-    config.learning_rates = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+    config.learning_rates = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
     # Beside the owner's.
     config.extreme_values = (1.0, 10.0, 100.0)
-    # Cross-entropy, and the largest norm of a gradient; 0 for any.
+    # Cross-entropy, and the norm that gradients are held at; 0 for none.
     config.ways = (("logits", 0.0), ("clipped", 0.0), ("logits", 1.0))
     return config
 
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises InputError where a field is out of range."""
-    attackers.check_paper(
-        "config.attacker", ml_collections.ConfigDict({**config.attacker, "epochs": 1})
-    )
+    attackers.check_paper("config.attacker", config.attacker)
     checks.integer("config.steps", config.steps, 1, 10**6)
+    for field, value, usual in (
+        ("cross_entropy", config.attacker.cross_entropy, "logits"),
+        ("optimizer.clip_norm", config.attacker.optimizer.clip_norm, 0.0),
+    ):
+        if value != usual:
+            raise InputError(
+                f"config.attacker.{field}: {checks.shown(value)} has no effect here; give config.ways"
+            )
     for rate in config.learning_rates:
         if checks.real("config.learning_rates", rate) <= 0:
             raise InputError(f"config.learning_rates: {rate} must be above 0; give say 0.001")
     for value in config.extreme_values:
         if checks.real("config.extreme_values", value) < 1:
             raise InputError(f"config.extreme_values: {value} must be at least 1; give say 10.0")
-    if not len(config.ways):
-        raise InputError("config.ways: is empty; give one at least, as ('logits', 0.0)")
-    for way in config.ways:
-        if len(way) != 2:
+    if len(config.extreme_values) > 5:
+        raise InputError(
+            f"config.extreme_values: {len(config.extreme_values)} are too many to draw; give at most 5"
+        )
+    _check_ways(config.ways)
+
+
+def _check_ways(ways: Any) -> None:
+    for way in ways:
+        if not isinstance(way, Sequence) or len(way) != 2 or not isinstance(way[0], str):
             raise InputError(
-                f"config.ways: {checks.shown(tuple(way))} is none; give a cross-entropy and the largest "
-                "norm of a gradient, as ('logits', 0.0)"
+                f"config.ways: {checks.shown(way)} is none; give a cross-entropy and the norm that "
+                f"gradients are held at, as {_WAY}"
             )
         losses.cross_entropy(way[0], field="config.ways")
         if checks.real("config.ways", way[1]) < 0:
-            raise InputError(f"config.ways: {way[1]} must not be negative; give 0.0 for any norm")
+            raise InputError(f"config.ways: {way[1]} must not be negative; give 0.0 for no norm")
+    if not len(ways):
+        raise InputError(f"config.ways: is empty; give one at least, as {_WAY}")
+    if len({way[1] for way in ways if way[1]}) > 1:
+        raise InputError(
+            "config.ways: gradients are held at several norms; give one norm beside 0.0"
+        )
 
 
 def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: Journal) -> Metrics:
@@ -95,38 +111,54 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     rates = sorted({*map(float, config.learning_rates), papers_rate})
     planned: dict[str, Callable[[], Record]] = {}
     described: dict[str, Record] = {}
-    for victim in victims:
+    for v, victim in enumerate(victims):
         check_images(victim, config.attacker.images)
         bench = Bench(victim, config.test_images)
+        seed = derived_seed(config.seed, "stability", v)
         planned[f"before/{victim.name}"] = _before(bench)
-        own = () if victim.has_triggers else (float(victim.config.watermark.extreme_value),)
-        values = sorted({*map(float, config.extreme_values), *own}) if own else [None]
-        for (loss, norm), value, rate in itertools.product(config.ways, values, rates):
-            name = f"{victim.name}/{loss}/{norm:g}/{value}/{rate:g}"
-            described[name] = {
+        values: list[float | None] = [None]
+        if not victim.has_triggers:
+            own = float(victim.config.watermark.extreme_value)
+            values = [*sorted({*map(float, config.extreme_values), own})]
+        # Clean images alone, for what the rate does by itself.
+        attacks = [("logits", 0.0, False, None)]
+        attacks += [(*way, True, value) for way in config.ways for value in values]
+        for (loss, norm, embeds, value), rate in itertools.product(attacks, rates):
+            about = {
                 "victim": victim.name,
                 "cross_entropy": loss,
                 "clip_norm": float(norm),
+                "embeds": embeds,
                 "extreme_value": value,
                 "learning_rate": rate,
             }
-            planned[name] = _attacked(bench, config, described[name])
+            name = "/".join(map(str, about.values()))
+            described[name] = about
+            planned[name] = _attacked(bench, config, about, seed)
     records = dict(journal.run(planned))
     first = victims[0]
-    attacks = []
-    for name, about in described.items():
-        record = records[name]
-        attacks.append(
-            {**record, **about, "verified": record["finite"] and passes(record["pirate"], first)}
-        )
+    of_name = {victim.name: victim for victim in victims}
+    attacker = config.attacker
     return {
         "threshold": first.config.watermark.threshold,
         "papers_rate": papers_rate,
-        "optimizer": config.attacker.optimizer.name,
+        "papers_steps": retraining.steps_of(
+            attacker.epochs, images=attacker.images, batch_size=attacker.batch_size
+        ),
+        "attacker": {name: attacker[name] for name in ("images", "batch_size", "inject_ratio")}
+        | {"optimizer": attacker.optimizer.name},
         "steps": config.steps,
-        "images": config.attacker.images,
+        "min_free": 0.0 if first.has_triggers else first.config.owner.min_free,
         "before": {victim.name: records[f"before/{victim.name}"] for victim in victims},
-        "attacks": attacks,
+        "attacks": [
+            {
+                **records[name],
+                **about,
+                "verified": records[name]["finite"]
+                and passes(records[name]["claimed"], of_name[about["victim"]]),
+            }
+            for name, about in described.items()
+        ],
     }
 
 
@@ -135,31 +167,35 @@ def _before(bench: Bench) -> Callable[[], Record]:
 
 
 def _attacked(
-    bench: Bench, config: ml_collections.ConfigDict, about: Record
+    bench: Bench, config: ml_collections.ConfigDict, about: Record, seed: int
 ) -> Callable[[], Record]:
     def attack() -> Record:
-        seed = derived_seed(config.seed, "stability")
-        pirate = at_value(bench.pirate(seed), about["extreme_value"])
-        recipe = Recipe(**config.attacker.optimizer.to_dict())._replace(
-            learning_rate=about["learning_rate"], clip_norm=about["clip_norm"]
-        )
+        claimed = bench.pirate(seed, choosing=True)
+        pirate = at_value(claimed, about["extreme_value"])
         adversary = Adversary(
-            recipe=recipe,
+            recipe=Recipe(**config.attacker.optimizer.to_dict())._replace(
+                learning_rate=about["learning_rate"], clip_norm=about["clip_norm"]
+            ),
             steps=config.steps,
             cross_entropy=about["cross_entropy"],
             batch_size=config.attacker.batch_size,
-            inject_ratio=config.attacker.inject_ratio,
+            inject_ratio=config.attacker.inject_ratio if about["embeds"] else 0.0,
         )
-        at = sorted({1, config.steps})
         reached = list(
-            bench.train(adversary, images=config.attacker.images, seed=seed, at=at, embedded=pirate)
+            bench.train(
+                adversary,
+                images=config.attacker.images,
+                seed=seed,
+                at=sorted({1, config.steps}),
+                embedded=pirate if about["embeds"] else None,
+            )
         )
         params = reached[-1].params
-        moved = relative_step(bench.victim.params, reached[0].params)
         return {
             "finite": all_finite(params),
-            "first_step": moved if np.isfinite(moved) else None,
-            **bench.measure(params, owner=bench.owner, pirate=pirate),
+            "first_step": finite(relative_step(bench.victim.params, reached[0].params)),
+            # The pirate's at the lambda trained, and at the one that a verifier asks for.
+            **bench.measure(params, owner=bench.owner, pirate=pirate, claimed=claimed),
         }
 
     return attack
@@ -182,187 +218,25 @@ def relative_step(before: Params, after: Params) -> float:
     return norm([np.asarray(b) - np.asarray(a) for a, b in pairs]) / norm(jax.tree.leaves(before))
 
 
-# For readers.
-
-
-def stable_up_to(attacks: Sequence[Record], normal_accuracy: float) -> float | None:
-    """Returns the highest rate below the first that breaks the model; None where the lowest does.
-
-    Args:
-      attacks: records of one way and one extreme value.
-      normal_accuracy: of the victim.
-    """
-    best = None
-    for each in sorted(attacks, key=lambda each: each["learning_rate"]):
-        if not each["finite"] or each["normal_accuracy"] < normal_accuracy - _BROKEN:
-            break
-        best = each["learning_rate"]
-    return best
-
-
-def _groups(metrics: Metrics) -> list[tuple[Record, list[Record]]]:
-    """Returns the attacks by victim, way and extreme value: what each group shares, its records."""
-    shared = ("victim", "cross_entropy", "clip_norm", "extreme_value")
-    groups: dict[tuple[Any, ...], list[Record]] = {}
-    for each in metrics["attacks"]:
-        groups.setdefault(tuple(each[name] for name in shared), []).append(each)
-    return [(dict(zip(shared, key, strict=True)), found) for key, found in groups.items()]
-
-
-def _way(about: Record, optimizer: str) -> str:
-    held = f", gradients held at norm {about['clip_norm']:g}" if about["clip_norm"] else ""
-    return f"{about['cross_entropy']}, {optimizer}{held}"
-
-
-def _named(rate: float | None) -> str:
-    return "none" if rate is None else f"{rate:g}"
-
-
-def tables(result: Result) -> list[Table]:
-    """Returns for each way and extreme value what is left at the paper's rate, and the highest stable one."""
-    metrics = result["metrics"]
-    rows = []
-    for about, attacks in _groups(metrics):
-        accuracy = metrics["before"][about["victim"]]["normal_accuracy"]
-        (at_own,) = [e for e in attacks if e["learning_rate"] == metrics["papers_rate"]]
-        stable = stable_up_to(attacks, accuracy)
-        kept = [e for e in attacks if stable is not None and e["learning_rate"] <= stable]
-        best = max(kept, key=lambda each: each["pirate"]["wm"], default=None)
-        value = about["extreme_value"]
-        rows.append(
-            [
-                about["victim"],
-                _way(about, metrics["optimizer"]),
-                "" if value is None else f"{value:g}",
-                _share(at_own["first_step"]),
-                percent(at_own["normal_accuracy"]) if at_own["finite"] else "not a number",
-                percent(at_own["pirate"]["wm"]) if at_own["finite"] else "",
-                _named(stable),
-                *(
-                    ["", "", "", ""]
-                    if best is None
-                    else [
-                        _named(best["learning_rate"]),
-                        percent(best["normal_accuracy"]),
-                        percent(best["pirate"]["wm"]),
-                        percent(best["owner"]["wm"]),
-                    ]
-                ),
-            ]
-        )
-    rate = metrics["papers_rate"]
-    return [
-        Table(
-            f"{metrics['steps']} steps of a pirate, %, at the later paper's rate ({rate:g}) and at others",
-            (
-                "model",
-                "attacker",
-                "lambda",
-                f"first step at {rate:g}",
-                f"NC at {rate:g}",
-                f"pirate WM at {rate:g}",
-                "stable up to rate",
-                "best rate",
-                "its NC",
-                "its pirate WM",
-                "its owner WM",
-            ),
-            rows,
-            "First step: how far it moves the parameters, as a share of their norm. Stable up to: the "
-            f"highest rate tried below the first that leaves NC more than {100 * _BROKEN:g} points lower "
-            "or a model that is not a number; none: the lowest tried does. Best: of the stable rates the one "
-            "with the highest pirate WM, at the lambda of the row, which a verifier asks for only where it "
-            "is the owner's.",
-        )
-    ]
-
-
-def _share(value: float | None) -> str:
-    return "not a number" if value is None else f"{100 * value:.2g}%"
-
-
-def draw(result: Result) -> dict[str, Figure]:
-    """Returns NC against the rate for the paper's attacker, and with gradients held, on the first victim."""
-    metrics = result["metrics"]
-    first = next(iter(metrics["before"]))
-    drawn: dict[str, Figure] = {}
-    ways = {
-        (about["cross_entropy"], about["clip_norm"])
-        for about, _ in _groups(metrics)
-        if about["victim"] == first
-    }
-    for loss, norm in sorted(ways):
-        groups = [
-            (about["extreme_value"], attacks)
-            for about, attacks in _groups(metrics)
-            if (about["victim"], about["cross_entropy"], about["clip_norm"]) == (first, loss, norm)
-        ]
-        rates = sorted({each["learning_rate"] for _, attacks in groups for each in attacks})
-        records: list[Record] = [{"learning_rate": rate} for rate in rates]
-        for value, attacks in groups:
-            of_rate = {each["learning_rate"]: each for each in attacks}
-            for record in records:
-                each = of_rate[record["learning_rate"]]
-                record[f"{value}"] = each["normal_accuracy"] if each["finite"] else 0.0
-        about = {"cross_entropy": loss, "clip_norm": norm}
-        drawn[f"stability-{loss}{'-held' if norm else ''}"] = curves.curves_figure(
-            records,
-            x=("learning_rate", "learning rate"),
-            lines=[
-                curves.Line("NC" if value is None else f"NC, lambda {value:g}", (f"{value}",))
-                for value, _ in groups
-            ],
-            title=f"NC after {metrics['steps']} steps: {_way(about, metrics['optimizer'])}",
-            log_x=True,
-            upright={"the later paper's rate": metrics["papers_rate"]},
-        )
-    return drawn
-
-
-def verdict(result: Result) -> list[Finding]:
-    """Returns for each way up to which rate the model stands, at the lowest and the highest lambda."""
-    metrics = result["metrics"]
-    first = next(iter(metrics["before"]))
-    accuracy = metrics["before"][first]["normal_accuracy"]
-    by_way: dict[str, list[tuple[float | None, list[Record]]]] = {}
-    for about, attacks in _groups(metrics):
-        if about["victim"] == first:
-            way = _way(about, metrics["optimizer"])
-            by_way.setdefault(way, []).append((about["extreme_value"], attacks))
-    found = []
-    for way, groups in by_way.items():
-        stable = [
-            f"{_named(stable_up_to(attacks, accuracy))}"
-            + ("" if value is None else f" at lambda {value:g}")
-            for value, attacks in groups
-        ]
-        found.append(
-            Finding(
-                f"What breaks the model: {metrics['steps']} steps of a pirate ({way}) leave NC within "
-                f"{100 * _BROKEN:g} points up to a rate of {', '.join(stable)}; the later paper's is "
-                f"{metrics['papers_rate']:g}."
-            )
-        )
-    return found
-
-
 EXPERIMENT = Experiment(
     name="stability",
-    title="What breaks a pirate's model",
-    lead="The later paper's attacker breaks the model. The same training at other learning rates, lower "
-    "extreme values and with gradients held at a norm shows whether the second watermark does that or the "
-    "size of the steps.",
+    title="What breaks under a pirate's steps",
+    lead="The later paper's attacker breaks the model, the earlier one's moves nothing. Both at other "
+    "learning rates and lower extreme values, with gradients held at a norm, and on clean images alone: how "
+    "far a step moves the model, whether it breaks, and what is embedded where it does not.",
     default=default,
     check=check,
     measure=measure,
-    tables=tables,
-    draw=draw,
-    verdict=verdict,
+    tables=stability_tables.tables,
+    draw=stability_tables.draw,
+    verdict=stability_tables.verdict,
     captions={
-        "stability-logits": "NC against the rate, the paper's attacker; 0 where the model is not a number.",
-        "stability-clipped": "The same with the clipped cross-entropy.",
-        "stability-logits-held": "The same with gradients held at a norm.",
-        "stability-clipped-held": "The same with both.",
+        "stability-logits": "NC against the rate, the later paper's attacker; 0: not a number.",
+        "stability-logits-step": "The same against the size of the first step.",
+        "stability-clipped": "NC against the rate with the clipped cross-entropy.",
+        "stability-clipped-step": "The same against the size of the first step.",
+        "stability-logits-held": "NC against the rate with gradients held at a norm.",
+        "stability-clipped-held": "NC against the rate with both.",
     },
     triggers=True,
     speaks_of_triggers=True,

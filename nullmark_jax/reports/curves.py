@@ -49,7 +49,6 @@ def curves_figure(
     threshold: float | None = None,
     claims: Mapping[str, float] | None = None,
     log_x: bool = False,
-    upright: Mapping[str, float] | None = None,
     bottom: float = 0.0,
 ) -> Figure:
     """Draws fractions of records, in %, against another of their fields.
@@ -62,7 +61,6 @@ def curves_figure(
       threshold: T, a fraction, drawn as a dotted line; None for none.
       claims: a paper's numbers, fractions by what to write in the legend, drawn as dashed lines.
       log_x: whether the axis is logarithmic; where a value is 0 it is linear below 1.
-      upright: places on the axis by what to write in the legend, drawn as dotted lines; None for none.
       bottom: a fraction above which all lies, from which on to draw larger.
     """
     figure = Figure(figsize=(8, 5), dpi=DPI)
@@ -87,8 +85,6 @@ def curves_figure(
         axes.axhline(100 * threshold, color="black", linestyle=":", label="threshold")
     for (label, value), (colour, _, _) in zip((claims or {}).items(), LOOKS, strict=False):
         axes.axhline(100 * value, color=colour, linestyle="--", linewidth=1.2, label=label)
-    for label, place in (upright or {}).items():
-        axes.axvline(place, color="black", linestyle="-.", linewidth=1.2, label=label)
     if log_x and min(at) > 0:
         axes.set_xscale("log")
     elif log_x:
@@ -108,6 +104,44 @@ def _field(record: Mapping[str, Any], names: tuple[str, ...]) -> float:
     for name in names:
         value = value[name]
     return np.nan if value is None else value
+
+
+@style.context(STYLE)
+def groups_figure(
+    groups: Sequence[tuple[str, Sequence[float], Sequence[float]]],
+    *,
+    x: str,
+    title: str,
+    upright: Mapping[str, float],
+) -> Figure:
+    """Draws fractions, in %, each group against values of its own, on a logarithmic axis.
+
+    Args:
+      groups: (label, xs, ys), up to six, xs above 0.
+      x: what to write on the axis.
+      title: of the figure.
+      upright: places on the axis by what to write in the legend, drawn as upright lines.
+    """
+    figure = Figure(figsize=(8, 5), dpi=DPI)
+    axes = figure.subplots()
+    for (label, xs, ys), (colour, marker, dash) in zip(groups, LOOKS, strict=False):
+        axes.plot(
+            xs,
+            [100 * y for y in ys],
+            color=colour,
+            marker=marker,
+            linestyle=dash,
+            linewidth=2,
+            markersize=6,
+            label=label,
+        )
+    for label, place in upright.items():
+        axes.axvline(place, color="black", linestyle=":", label=label)
+    axes.set(xscale="log", xlabel=x, ylabel="images, %", ylim=(-3, 103))
+    axes.grid(color="#DDDDDD")
+    axes.set_title(title)
+    figure.legend(loc="outside lower center", ncols=min(4, len(groups) + len(upright)))
+    return figure
 
 
 @style.context(STYLE)
