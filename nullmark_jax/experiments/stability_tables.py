@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 from nullmark_jax.experiments import attackers
 from nullmark_jax.experiments.experiment import Finding, Metrics, Result
-from nullmark_jax.experiments.measuring import Record, mean_and_spread
+from nullmark_jax.experiments.measuring import Record, mean, mean_and_spread
 from nullmark_jax.reports import curves
-from nullmark_jax.reports.table import Table
+from nullmark_jax.reports.table import Table, percent
 
 # A model that lost more of NC, as a fraction, counts as broken: it is no longer worth having.
 _BROKEN = 0.2
@@ -196,17 +196,16 @@ def verdict(result: Result) -> list[Finding]:
     for about, models in _groups(metrics):
         found = _summary(models, metrics)
         best = found["best"]
-        embedded = (
-            f", with a pirate WM of {mean_and_spread(best, 'pirate', 'wm')} at best"
-            if best and about["embeds"]
-            else ""
-        )
-        rates = "no rate" if found["stable"] is None else f"rates up to {_rates(found)}"
+        marked = best and about["embeds"]
+        wm = f"pirate WM {percent(mean(best, 'pirate', 'wm'))}" if marked else "no pirate"
         ways.setdefault(_way(about, metrics), []).append(
-            f"{_lambda(about)}: {rates}{embedded} (first step at the later paper's "
-            f"{metrics['papers_rate']:g}: {_step(found['at_papers'])} of the parameters' norm)"
+            f"{_lambda(about)}: {_rates(found)}; {wm}; {_step(found['at_papers'])}"
         )
     return [
-        Finding(f"{way}: {metrics['steps']} steps leave a model standing at {'; '.join(parts)}.")
+        Finding(
+            f"{way}, {metrics['steps']} steps: up to which rate a model stands; what is embedded at best; "
+            f"how far the first step at the later paper's {metrics['papers_rate']:g} moves the parameters, over "
+            f"their norm ({'. '.join(parts)})."
+        )
         for way, parts in ways.items()
     ]
