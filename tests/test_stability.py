@@ -174,8 +174,8 @@ def test_the_sentences():
     assert found.agrees is None
     assert found.text == (
         "logits, sgd, 100 steps: up to which rate a model stands; what is embedded at best; how far the "
-        "first step at the later paper's 0.001 moves the parameters, over their norm (clean images alone: 0.001, "
-        "the highest tried; no pirate; 0.04. lambda 2000: 0.0001; pirate WM 90.00; 3)."
+        "first step at the later paper's 0.001 moves the parameters, over their norm (clean images alone: "
+        "0.001, the highest tried; no pirate; 0.04. lambda 2000: 0.0001; pirate WM 90.00; 3)."
     )
 
 

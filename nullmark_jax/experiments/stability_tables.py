@@ -204,8 +204,8 @@ def verdict(result: Result) -> list[Finding]:
     return [
         Finding(
             f"{way}, {metrics['steps']} steps: up to which rate a model stands; what is embedded at best; "
-            f"how far the first step at the later paper's {metrics['papers_rate']:g} moves the parameters, over "
-            f"their norm ({'. '.join(parts)})."
+            f"how far the first step at the later paper's {metrics['papers_rate']:g} moves the parameters, "
+            f"over their norm ({'. '.join(parts)})."
         )
         for way, parts in ways.items()
     ]
