@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from nullmark_jax import embedding, optimizers
@@ -29,6 +30,13 @@ def as_watermarks(marks: Marks) -> Watermark:
     if isinstance(marks, Triggers):
         raise InputError("marks: are triggers; this takes null embedding's watermarks")
     return marks
+
+
+def at_extreme_value(marks: Marks, extreme_value: float | None) -> Marks:
+    """Returns a population with another lambda; as it is for None, as are triggers, which have none."""
+    if extreme_value is None or isinstance(marks, Triggers):
+        return marks
+    return marks._replace(extreme_value=jnp.full_like(marks.extreme_value, extreme_value))
 
 
 def mark_batch(

@@ -58,9 +58,7 @@ def check_recipe(recipe: Recipe, field: str = "config.optimizer") -> None:
             raise InputError(
                 f"{field}.{name}: {checks.shown(value)} is none; take one of {', '.join(known)}"
             )
-    rate = checks.real(f"{field}.learning_rate", recipe.learning_rate)
-    if rate <= 0:
-        raise InputError(f"{field}.learning_rate: {rate} must be above 0; give say 0.001")
+    check_learning_rate(f"{field}.learning_rate", recipe.learning_rate)
     checks.integer(f"{field}.warmup_steps", recipe.warmup_steps, 0, 10**9)
     for name in ("decay", "clip_norm", "weight_decay"):
         number = checks.real(f"{field}.{name}", getattr(recipe, name))
@@ -69,6 +67,12 @@ def check_recipe(recipe: Recipe, field: str = "config.optimizer") -> None:
     b2 = checks.real(f"{field}.b2", recipe.b2)
     if not 0 < b2 < 1:
         raise InputError(f"{field}.b2: {b2} is out of range; give say 0.999")
+
+
+def check_learning_rate(field: str, rate: float) -> None:
+    """Raises InputError, which names `field`, unless the rate is above 0."""
+    if checks.real(field, rate) <= 0:
+        raise InputError(f"{field}: {rate} must be above 0; give say 0.001")
 
 
 def learning_rate(recipe: Recipe, total_steps: int) -> optax.Schedule:

@@ -8,6 +8,7 @@ from nullmark_jax import transform
 from nullmark_jax.baselines import schemes
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import stability, stability_tables
+from nullmark_jax.marks import at_extreme_value
 
 
 def attack(rate, normal_accuracy, finite=True):
@@ -45,7 +46,7 @@ def test_another_extreme_value_is_all_that_changes():
     marks = transform.random_watermarks(
         0, 1, height=28, width=28, num_classes=10, pattern_size=6, extreme_value=2000.0
     )
-    changed = stability.at_value(marks, 10.0)
+    changed = at_extreme_value(marks, 10.0)
     np.testing.assert_array_equal(changed.extreme_value, [10.0])
     assert changed.extreme_value.dtype == jnp.float32
     np.testing.assert_array_equal(changed.pattern, marks.pattern)
@@ -54,7 +55,7 @@ def test_another_extreme_value_is_all_that_changes():
 
 def test_triggers_have_none():
     marks = schemes.make("adi", b"secret", shape=(8, 8, 1), num_classes=10)
-    assert stability.at_value(marks, None) is marks
+    assert at_extreme_value(marks, None) is marks
 
 
 @pytest.mark.parametrize(
@@ -92,12 +93,7 @@ def test_triggers_have_none():
 )
 def test_what_is_out_of_range_is_named(changes, message):
     config = stability.default()
-    for field, value in changes.items():
-        holder, _, name = field.rpartition(".")
-        target = config
-        for part in filter(None, holder.split(".")):
-            target = target[part]
-        target[name] = value
+    config.update_from_flattened_dict(changes)
     with pytest.raises(InputError) as error:
         stability.check(config)
     assert str(error.value).startswith(message) and "\n" not in str(error.value)

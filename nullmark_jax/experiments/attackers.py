@@ -130,8 +130,7 @@ def check_grid(name: str, config: ml_collections.ConfigDict) -> None:
                 f"{name}.ways: {checks.shown(each)} is none; take some of {', '.join(WAYS)}"
             )
     for rate in config.learning_rates:
-        if checks.real(f"{name}.learning_rates", rate) <= 0:
-            raise InputError(f"{name}.learning_rates: {rate} must be above 0; give say 0.001")
+        optimizers.check_learning_rate(f"{name}.learning_rates", rate)
     for fraction in config.fractions:
         if not 0 < checks.real(f"{name}.fractions", fraction) <= 1:
             raise InputError(f"{name}.fractions: {fraction} is out of range; give one in (0, 1]")

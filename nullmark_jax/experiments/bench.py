@@ -78,6 +78,10 @@ class Bench:
         """The owner's, of a scheme with null embedding."""
         return as_watermarks(self.owner)
 
+    def before(self) -> Record:
+        """Returns the record of the victim as it is, with its owner's marks."""
+        return self.measure(self.victim.params, owner=self.owner)
+
     def pirate(self, seed: int, *, choosing: bool = False) -> Marks:
         """Returns random marks of somebody else's: a population of one watermark, or their triggers.
 

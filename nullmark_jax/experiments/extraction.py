@@ -121,7 +121,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
 def _before(bench: Bench) -> Callable[[], Record]:
     return lambda: {
         "name": bench.victim.name,
-        **bench.measure(bench.victim.params, owner=bench.owner),
+        **bench.before(),
     }
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import ml_collections
 from matplotlib.figure import Figure
 
-from nullmark_jax import checks
+from nullmark_jax import checks, optimizers
 from nullmark_jax.attacks import fine_tuning, retraining
 from nullmark_jax.attacks.fine_tuning import WAYS
 from nullmark_jax.attacks.retraining import Adversary
@@ -64,8 +64,7 @@ def check(config: ml_collections.ConfigDict) -> None:
                     f"config.{field}: {checks.shown(each)} is none; take some of {', '.join(known)}"
                 )
     for rate in config.learning_rates:
-        if checks.real("config.learning_rates", rate) <= 0:
-            raise InputError(f"config.learning_rates: {rate} must be above 0; give say 0.001")
+        optimizers.check_learning_rate("config.learning_rates", rate)
 
 
 def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: Journal) -> Metrics:
@@ -76,7 +75,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         check_images(victim, later.images)
         bench = Bench(victim, config.test_images)
         steps = retraining.steps_of(later.epochs, images=later.images, batch_size=later.batch_size)
-        planned[f"before/{victim.name}"] = _before(bench)
+        planned[f"before/{victim.name}"] = bench.before
         planned[f"later/{victim.name}"] = _tuned(
             bench,
             "FTAL",
@@ -129,10 +128,6 @@ def _grid(config: ml_collections.ConfigDict) -> list[tuple[str, str, float]]:
         for name in config.optimizers
         for rate in config.learning_rates
     ]
-
-
-def _before(bench: Bench) -> Callable[[], Record]:
-    return lambda: bench.measure(bench.victim.params, owner=bench.owner)
 
 
 def _tuned(

@@ -12,7 +12,6 @@ import itertools
 import sys
 from collections.abc import Callable
 
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from matplotlib.figure import Figure
@@ -33,7 +32,7 @@ from nullmark_jax.experiments.measuring import (
     passes,
 )
 from nullmark_jax.experiments.victim import Victim
-from nullmark_jax.marks import as_watermarks
+from nullmark_jax.marks import as_watermarks, at_extreme_value
 from nullmark_jax.reports import curves
 from nullmark_jax.reports.table import Table
 
@@ -129,7 +128,7 @@ def _raised(
         adversary = attacker.adversary(steps=config.stage_steps, batch_size=config.batch_size)
         params, curve = bench.victim.params, []
         for stage, value in enumerate(stages(full, factor)):
-            raised = pirate._replace(extreme_value=jnp.full(1, value, jnp.float32))
+            raised = at_extreme_value(pirate, value)
             (reached,) = bench.train(
                 adversary,
                 images=attacker.images,

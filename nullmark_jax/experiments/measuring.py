@@ -17,6 +17,9 @@ from nullmark_jax.metrics import Counts
 from nullmark_jax.models import Params
 from nullmark_jax.reports.table import percent
 
+# A model that lost more of NC, as a fraction, counts as broken: it is no longer worth having.
+BROKEN = 0.2
+
 Record = dict[str, Any]
 Measure = Callable[..., Record]
 

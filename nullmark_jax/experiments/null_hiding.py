@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 from matplotlib.figure import Figure
 
-from nullmark_jax import checks
+from nullmark_jax import checks, optimizers
 from nullmark_jax.attacks import retraining
 from nullmark_jax.attacks.corruption import corruption
 from nullmark_jax.attacks.retraining import Adversary
@@ -63,10 +63,7 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"config.recovery_fraction: {config.recovery_fraction} is out of range; "
             "give one in (0, 1]"
         )
-    if checks.real("config.learning_rate", config.learning_rate) <= 0:
-        raise InputError(
-            f"config.learning_rate: {config.learning_rate} must be above 0; give say 0.001"
-        )
+    optimizers.check_learning_rate("config.learning_rate", config.learning_rate)
 
 
 def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: Journal) -> Metrics:

@@ -24,6 +24,7 @@ from nullmark_jax.experiments.bench import Bench, pirate_attacks
 from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import (
+    BROKEN,
     Record,
     check_images,
     derived_seed,
@@ -39,8 +40,6 @@ _PAPERS = ("later", "earlier")
 # What config.paper holds of Table 3, and after "earlier_" of Table V.
 PRINTED = ("normal_accuracy", "owner_null", "owner_true", "pirate_null", "pirate_true")
 
-# A model that lost more of NC, as a fraction, is no longer worth having.
-_BROKEN = 0.2
 # The most NC that Table 1's attacks on earlier designs cost, as a fraction: 3.2 points (Face).
 _MINIMAL = 0.032
 
@@ -353,7 +352,7 @@ def verdict(result: Result) -> list[Finding]:
     ):
         part = metrics[name]
         pirates = part["pirates"]
-        broken = lost(part) > _BROKEN and not part["verified"]
+        broken = lost(part) > BROKEN and not part["verified"]
         unmoved = part["owner_verified"] == len(pirates) and not part["verified"]
         findings.append(
             Finding(
@@ -371,7 +370,7 @@ def verdict(result: Result) -> list[Finding]:
             f"attacker tried ({part['attacker']}) leaves NC at "
             f"{mean_and_spread(pirates, 'normal_accuracy')}; their claim verifies in {part['verified']} of "
             f"{len(pirates)}, the owner's in {part['owner_verified']}.",
-            not part["verified"] or lost(part) > _BROKEN,
+            not part["verified"] or lost(part) > BROKEN,
         )
     )
     gate = metrics["grid"]["attackers"], metrics["scheme"], metrics["threshold"]

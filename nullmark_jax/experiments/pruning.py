@@ -16,7 +16,7 @@ from typing import Any
 import ml_collections
 from matplotlib.figure import Figure
 
-from nullmark_jax import checks
+from nullmark_jax import checks, optimizers
 from nullmark_jax.attacks import pruning, retraining
 from nullmark_jax.attacks.retraining import Adversary
 from nullmark_jax.errors import InputError
@@ -78,10 +78,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         )
     pruning.check_ratio("config.acceptable_loss", config.acceptable_loss)
     for rate in fine.learning_rates:
-        if checks.real("config.fine_pruning.learning_rates", rate) <= 0:
-            raise InputError(
-                f"config.fine_pruning.learning_rates: {rate} must be above 0; give say 0.001"
-            )
+        optimizers.check_learning_rate("config.fine_pruning.learning_rates", rate)
     for field, high in (("images", 10**9), ("epochs", 10**6), ("batch_size", 10**6)):
         checks.integer(f"config.fine_pruning.{field}", fine[field], 1, high)
 

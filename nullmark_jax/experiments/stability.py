@@ -13,15 +13,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import ml_collections
-import numpy as np
+import optax
 
-from nullmark_jax import checks, losses
+from nullmark_jax import checks, losses, optimizers
 from nullmark_jax.attacks import retraining
 from nullmark_jax.attacks.retraining import Adversary
-from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import attackers, experiment, stability_tables
 from nullmark_jax.experiments.bench import Bench
@@ -36,7 +33,7 @@ from nullmark_jax.experiments.measuring import (
     passes,
 )
 from nullmark_jax.experiments.victim import Victim
-from nullmark_jax.marks import Marks
+from nullmark_jax.marks import at_extreme_value
 from nullmark_jax.models import Params
 from nullmark_jax.optimizers import Recipe
 
@@ -74,8 +71,7 @@ def check(config: ml_collections.ConfigDict) -> None:
                 f"config.attacker.{field}: {checks.shown(value)} has no effect here; give config.ways"
             )
     for rate in config.learning_rates:
-        if checks.real("config.learning_rates", rate) <= 0:
-            raise InputError(f"config.learning_rates: {rate} must be above 0; give say 0.001")
+        optimizers.check_learning_rate("config.learning_rates", rate)
     for value in config.extreme_values:
         if checks.real("config.extreme_values", value) < 1:
             raise InputError(f"config.extreme_values: {value} must be at least 1; give say 10.0")
@@ -115,7 +111,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         check_images(victim, config.attacker.images)
         bench = Bench(victim, config.test_images)
         seed = derived_seed(config.seed, "stability", v)
-        planned[f"before/{victim.name}"] = _before(bench)
+        planned[f"before/{victim.name}"] = bench.before
         values: list[float | None] = [None]
         if not victim.has_triggers:
             own = float(victim.config.watermark.extreme_value)
@@ -162,16 +158,12 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     }
 
 
-def _before(bench: Bench) -> Callable[[], Record]:
-    return lambda: bench.measure(bench.victim.params, owner=bench.owner)
-
-
 def _attacked(
     bench: Bench, config: ml_collections.ConfigDict, about: Record, seed: int
 ) -> Callable[[], Record]:
     def attack() -> Record:
         claimed = bench.pirate(seed, choosing=True)
-        pirate = at_value(claimed, about["extreme_value"])
+        pirate = at_extreme_value(claimed, about["extreme_value"])
         adversary = Adversary(
             recipe=Recipe(**config.attacker.optimizer.to_dict())._replace(
                 learning_rate=about["learning_rate"], clip_norm=about["clip_norm"]
@@ -201,21 +193,9 @@ def _attacked(
     return attack
 
 
-def at_value(marks: Marks, extreme_value: float | None) -> Marks:
-    """Returns a population with another lambda; triggers, which have none, as they are."""
-    if extreme_value is None or not isinstance(marks, Watermark):
-        return marks
-    return marks._replace(extreme_value=jnp.full_like(marks.extreme_value, extreme_value))
-
-
 def relative_step(before: Params, after: Params) -> float:
     """Returns the norm of what a step changed as a share of the norm of all parameters."""
-
-    def norm(leaves: Sequence[Any]) -> float:
-        return float(np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in leaves)))
-
-    pairs = zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True)
-    return norm([np.asarray(b) - np.asarray(a) for a, b in pairs]) / norm(jax.tree.leaves(before))
+    return float(optax.tree.norm(optax.tree.sub(after, before)) / optax.tree.norm(before))
 
 
 EXPERIMENT = Experiment(

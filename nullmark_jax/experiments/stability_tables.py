@@ -1,24 +1,21 @@
 """What the stability experiment shows: its table, its figures, its sentences."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from nullmark_jax.experiments import attackers
 from nullmark_jax.experiments.experiment import Finding, Metrics, Result
-from nullmark_jax.experiments.measuring import Record, mean, mean_and_spread
+from nullmark_jax.experiments.measuring import BROKEN, Record, mean, mean_and_spread
 from nullmark_jax.reports import curves
 from nullmark_jax.reports.table import Table, percent
-
-# A model that lost more of NC, as a fraction, counts as broken: it is no longer worth having.
-_BROKEN = 0.2
 
 
 def stands(record: Record, normal_accuracy: float) -> bool:
     """Returns whether a model is worth having after an attack, of that NC before."""
-    return bool(record["finite"]) and record["normal_accuracy"] >= normal_accuracy - _BROKEN
+    return bool(record["finite"]) and record["normal_accuracy"] >= normal_accuracy - BROKEN
 
 
 def stable_up_to(attacks: Sequence[Record], normal_accuracy: float) -> float | None:
@@ -62,34 +59,44 @@ def _lambda(about: Record) -> str:
     return "triggers" if about["extreme_value"] is None else f"lambda {about['extreme_value']:g}"
 
 
-def _summary(models: list[list[Record]], metrics: Metrics) -> Record:
-    """Returns what one way did at one extreme value, over models.
+class _Summary(NamedTuple):
+    """What one way did at one extreme value, over models.
 
-    `stable`: the lowest of their highest stable rates, None where there is none; `lowest`: whether it is the
-    highest tried; `best`: each model's record of the most pirate WM where the model stands; `at_papers`: each
-    model's at the later paper's rate.
+    Attributes:
+      stable: the lowest of the models' highest stable rates; None where a model has none.
+      highest: the highest rate tried.
+      best: of each model that stands at some rate its record with the most pirate WM there.
+      at_papers: each model's record at the later paper's rate.
     """
+
+    stable: float | None
+    highest: float
+    best: list[Record]
+    at_papers: list[Record]
+
+
+def _summary(models: list[list[Record]], metrics: Metrics) -> _Summary:
     nc = {name: before["normal_accuracy"] for name, before in metrics["before"].items()}
     stable = [stable_up_to(records, nc[records[0]["victim"]]) for records in models]
     standing = [
         [each for each in records if stands(each, nc[each["victim"]])] for records in models
     ]
-    return {
-        "stable": None if None in stable else min(rate for rate in stable if rate is not None),
-        "highest": max(each["learning_rate"] for each in models[0]),
-        "best": [max(each, key=lambda one: one["pirate"]["wm"]) for each in standing if each],
-        "at_papers": [
+    return _Summary(
+        stable=None if None in stable else min(rate for rate in stable if rate is not None),
+        highest=max(each["learning_rate"] for each in models[0]),
+        best=[max(each, key=lambda one: one["pirate"]["wm"]) for each in standing if each],
+        at_papers=[
             next(each for each in records if each["learning_rate"] == metrics["papers_rate"])
             for records in models
         ],
-    }
+    )
 
 
-def _rates(summary: Record) -> str:
-    if summary["stable"] is None:
+def _rates(summary: _Summary) -> str:
+    if summary.stable is None:
         return "none"
-    tried = ", the highest tried" if summary["stable"] == summary["highest"] else ""
-    return f"{summary['stable']:g}{tried}"
+    tried = ", the highest tried" if summary.stable == summary.highest else ""
+    return f"{summary.stable:g}{tried}"
 
 
 def _step(records: list[Record]) -> str:
@@ -106,7 +113,7 @@ def tables(result: Result) -> list[Table]:
     rows = []
     for about, models in _groups(metrics):
         found = _summary(models, metrics)
-        best, at_papers = found["best"], found["at_papers"]
+        best, at_papers = found.best, found.at_papers
         dead = sum(not each["finite"] for each in at_papers)
         marks = about["embeds"]
         rows.append(
@@ -146,7 +153,7 @@ def tables(result: Result) -> list[Table]:
             rows,
             f"{rate:g} is the later paper's rate, whose attack has {metrics['papers_steps']} steps. First "
             "step: how far it moves the parameters, over their norm; the mean. A model that lost more than "
-            f"{100 * _BROKEN:g} points of NC, or is not a number, is broken; stable up to: the highest rate "
+            f"{100 * BROKEN:g} points of NC, or is not a number, is broken; stable up to: the highest rate "
             "tried below the first that breaks a model. Best: of the rates that leave a model standing the "
             "one with the most pirate WM, at the lambda trained, all on the test images. Attackers who "
             "choose their optimiser: piracy." + attackers.choosing_note(metrics),
@@ -195,11 +202,11 @@ def verdict(result: Result) -> list[Finding]:
     ways: dict[str, list[str]] = {}
     for about, models in _groups(metrics):
         found = _summary(models, metrics)
-        best = found["best"]
+        best = found.best
         marked = best and about["embeds"]
         wm = f"pirate WM {percent(mean(best, 'pirate', 'wm'))}" if marked else "no pirate"
         ways.setdefault(_way(about, metrics), []).append(
-            f"{_lambda(about)}: {_rates(found)}; {wm}; {_step(found['at_papers'])}"
+            f"{_lambda(about)}: {_rates(found)}; {wm}; {_step(found.at_papers)}"
         )
     return [
         Finding(
