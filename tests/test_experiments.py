@@ -95,6 +95,17 @@ def test_a_finished_experiment_measures_nothing_again(done, runs, capsys, name):
     assert again["metrics"] == result["metrics"]
 
 
+def test_the_pirate_of_triggers_goes_on_in_the_middle_of_their_curve(done, runs, tmp_path):
+    folder, result = done("trigger_piracy")
+    lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
+    assert len(lines) == 4  # Before, after 1 and 2 epochs, after the owner's 12.
+    again = tmp_path / "again"
+    shutil.copytree(folder, again)
+    (again / "records.jsonl").write_text("".join(lines[:2]))
+    assert run("trigger_piracy", runs, again) == 0
+    assert json.loads((again / "result.json").read_text())["metrics"] == result["metrics"]
+
+
 def test_the_book_of_all_of_them(done, tmp_path):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "docs").mkdir()

@@ -9,7 +9,8 @@ Figure 12: the other way round.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import ml_collections
 from matplotlib.figure import Figure
@@ -46,7 +47,7 @@ def default() -> ml_collections.ConfigDict:
     # Of the owner's training images the pirate has this share, and trains for up to the last of these
     # epochs, and as many as the owner did, from the owner's model on; each is fine-tuned on its own.
     config.fraction = 0.1
-    config.epochs = (10, 20, 40, 60, 80, 100, 120, 140, 160, 180, 200)
+    config.epochs = tuple(range(10, 201, 10))
     # With clean images, as many as the owner has.
     config.fine_tuning = ml_collections.ConfigDict()
     config.fine_tuning.epochs = 10
@@ -84,7 +85,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     for v, victim in enumerate(victims):
         check_images(victim, _images(config, victim))
         bench = Bench(victim, config.test_images)
-        planned[victim.name] = _pirated(bench, config, derived_seed(config.seed, v))
+        planned |= _pirated(bench, config, derived_seed(config.seed, v))
     records = dict(journal.run(planned))
     pirate, tuning = config.pirate, config.fine_tuning
     return {
@@ -95,7 +96,13 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         "attacker": f"{pirate.cross_entropy}, {pirate.optimizer.name} {pirate.optimizer.learning_rate:g}",
         "fine_tuning": f"{tuning.optimizer.name} {tuning.optimizer.learning_rate:g}, "
         f"{tuning.epochs} epochs",
-        "models": [{"name": victim.name, **records[victim.name]} for victim in victims],
+        "models": [
+            {
+                "name": victim.name,
+                "curve": [records[_name(victim, each)] for each in _epochs(config, victim)],
+            }
+            for victim in victims
+        ],
     }
 
 
@@ -103,34 +110,34 @@ def _images(config: ml_collections.ConfigDict, victim: Victim) -> int:
     return max(1, round(config.fraction * len(victim.splits.train)))
 
 
-def _pirated(bench: Bench, config: ml_collections.ConfigDict, seed: int) -> Callable[[], Record]:
-    def attack() -> Record:
-        images, size = _images(config, bench.victim), config.pirate.batch_size
-        epochs = sorted({*config.epochs, bench.victim.config.epochs})
-        ends = [retraining.steps_of(each, images=images, batch_size=size) for each in epochs]
-        pirate = bench.pirate(seed)
-        marks = {"owner": bench.owner, "pirate": pirate}
-        own, tuning = len(bench.victim.splits.train), config.fine_tuning
-        tuned = Adversary(
-            recipe=Recipe(**tuning.optimizer.to_dict()),
-            steps=retraining.steps_of(tuning.epochs, images=own, batch_size=tuning.batch_size),
-            batch_size=tuning.batch_size,
-            inject_ratio=0.0,
-        )
+def _epochs(config: ml_collections.ConfigDict, victim: Victim) -> list[int]:
+    return sorted({0, *config.epochs, victim.config.epochs})
 
-        def record(done: int, params: Params) -> Record:
-            # After fine-tuning both as Adi et al. do.
-            (after,) = bench.train(tuned, images=own, seed=seed, at=[tuned.steps], params=params)
-            return {
-                "epochs": done,
-                "finite": all_finite(params),
-                "before": bench.measure(params, **marks),
-                "after": bench.measure(after.params, **marks),
-            }
 
-        found = [record(0, bench.victim.params)]
+def _name(victim: Victim, epochs: int) -> str:
+    return f"{epochs}/{victim.name}"
+
+
+def _pirated(
+    bench: Bench, config: ml_collections.ConfigDict, seed: int
+) -> dict[str, Callable[[], Record]]:
+    victim, tuning = bench.victim, config.fine_tuning
+    images, size = _images(config, victim), config.pirate.batch_size
+    epochs = _epochs(config, victim)
+    pirate = bench.pirate(seed)
+    own = len(victim.splits.train)
+    tuned = Adversary(
+        recipe=Recipe(**tuning.optimizer.to_dict()),
+        steps=retraining.steps_of(tuning.epochs, images=own, batch_size=tuning.batch_size),
+        batch_size=tuning.batch_size,
+        inject_ratio=0.0,
+    )
+
+    def pirated() -> Iterator[tuple[int, Params]]:
+        yield 0, victim.params
+        ends = [retraining.steps_of(each, images=images, batch_size=size) for each in epochs[1:]]
         for done, reached in zip(
-            epochs,
+            epochs[1:],
             bench.train(
                 attackers.paper_adversary(config.pirate, ends[-1]),
                 images=images,
@@ -140,10 +147,24 @@ def _pirated(bench: Bench, config: ml_collections.ConfigDict, seed: int) -> Call
             ),
             strict=True,
         ):
-            found.append(record(done, reached.params))
-        return {"curve": found}
+            yield done, reached.params
 
-    return attack
+    # One pirate's training for all its points: a start that goes on trains again up to the first left.
+    training = pirated()
+
+    def record(at: int) -> Record:
+        done, params = next(point for point in training if point[0] == at)
+        # After fine-tuning both as Adi et al. do.
+        (after,) = bench.train(tuned, images=own, seed=seed, at=[tuned.steps], params=params)
+        marks = {"owner": bench.owner, "pirate": pirate}
+        return {
+            "epochs": done,
+            "finite": all_finite(params),
+            "before": bench.measure(params, **marks),
+            "after": bench.measure(after.params, **marks),
+        }
+
+    return {_name(victim, at): partial(record, at) for at in epochs}
 
 
 # For readers.
