@@ -144,6 +144,7 @@ def test_faces_of_lfw_are_an_npz_of_158_people():
     ours, lfw = get_config("face"), get_config("face", "lfw")
     assert (ours.data.source, ours.data.num_classes) == ("tfds", 1283)
     assert (lfw.data.source, lfw.data.num_classes) == ("npz", 158)
+    assert (ours.watermark.threshold, lfw.watermark.threshold) == (0.8, 0.6)
     for config in (ours, lfw):
         config.data.path = "faces.npz"
         configs.check(config)
