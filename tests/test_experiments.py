@@ -3,6 +3,7 @@
 import html
 import json
 import pathlib
+import re
 import shutil
 
 import pytest
@@ -134,6 +135,14 @@ def test_the_book_of_all_of_them(done, tmp_path):
     for name, each in EXPERIMENTS.items():
         assert f"## {each.title}\n" in text
         assert f"python -m nullmark_jax.experiments.{name} " in text
+    glance, _, rest = text.partition("## At a glance")[2].partition("## Found")
+    headings = {
+        re.sub("[^a-z0-9 -]", "", line[4:].lower()).replace(" ", "-")
+        for line in rest.splitlines()
+        if line.startswith("### ")
+    }
+    linked = set(re.findall(r"\(#([^)]*)\)", glance))
+    assert linked == {each for each in headings if each.endswith("-quickstart")} and linked
     for line in text.splitlines():
         if line.startswith("!["):
             assert (tmp_path / "docs" / line.rpartition("(")[2].rstrip(")")).resolve().exists()

@@ -13,6 +13,7 @@ that the experiments make from their numbers.
 
 import json
 import pathlib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -77,19 +78,9 @@ def _own_page(root: pathlib.Path, results: Mapping[str, Found]) -> str:
             f"Attacks on victims of other recipes, some not yet made on the tasks' own: {links}.",
             "",
         ]
+    lines += ["## At a glance", "", _glance(found).markdown(), ""]
     lines += _findings(found)
-    missing: dict[tuple[str, ...], list[str]] = {}
-    for name in EXPERIMENTS:
-        if name.startswith("trigger_"):  # Of earlier schemes' victims alone, on their pages.
-            continue
-        absent = tuple(task for task in TASKS[1:] if task not in found.get(name, {}))
-        if absent:
-            missing.setdefault(absent, []).append(f"`{name}`")
-    lines += [
-        f"Not measured yet on {', '.join(absent)}: {', '.join(names)}."
-        for absent, names in missing.items()
-    ]
-    lines += ["", "## Training", "", training_table(root).markdown(), ""]
+    lines += ["## Training", "", training_table(root).markdown(), ""]
     lines += _compared(root, results)
     return _joined([*lines, *_sections(found, root, ""), *_sweeps(root)])
 
@@ -144,6 +135,43 @@ def _findings(found: Found) -> list[str]:
         some = [line for each, line in findings if each is agrees]
         lines += [f"## {heading}", "", *(some or ["Nothing yet."]), ""]
     return lines
+
+
+def _glance(found: Found) -> Table:
+    """Returns how many of the papers' claims were found to hold, by experiment and task, with links."""
+    rows = []
+    for name, experiment in EXPERIMENTS.items():
+        tasks = found.get(name, {})
+        if (
+            name.startswith("trigger_") and not tasks
+        ):  # Of earlier schemes' victims, on their pages.
+            continue
+        cells = []
+        for task in TASKS:
+            if task not in tasks:
+                cells.append("")
+                continue
+            agrees = [finding.agrees for finding in findings_of(experiment, tasks[task])]
+            counts = (
+                (f"**{agrees.count(False)} not**", False),
+                (f"{agrees.count(True)} as said", True),
+            )
+            said = ", ".join(text for text, each in counts if each in agrees) or "measured"
+            cells.append(f"[{said}](#{_anchor(f'{experiment.title}: {task}')})")
+        rows.append([experiment.title, *cells])
+    return Table(
+        "The papers' claims, by experiment and task",
+        ("", *TASKS),
+        rows,
+        "As said: claims of the papers that were found to hold. Not: claims that were not. Measured: the "
+        "papers claim nothing of it. Empty: not measured yet. How many models, images and attacks stand "
+        "behind each is in its section.",
+    )
+
+
+def _anchor(heading: str) -> str:
+    """Returns a heading's anchor as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def _sections(found: Found, root: pathlib.Path, variant: str) -> list[str]:
