@@ -84,10 +84,10 @@ def test_only_attackers_that_every_scheme_met_are_counted():
         ]
     )
     assert rows["after other fine-tuning"] == ["4 of 4 (2 x 2)", "1 of 4 (2 x 2)", "4 of 4 (2 x 2)"]
-    # The papers' is said as it was made, which may be for fewer epochs than theirs.
+    # The papers' is said as it was made, here for fewer epochs than theirs.
     assert (
         rows["owners verified after the papers' fine-tuning"]
-        == ["sgd 0.1, 4 epochs: 1 of 2 (1.26 to 98.7%), WM 80.00, NC 90.00"] * 3
+        == ["sgd 0.1, 4 epochs (theirs: 100): 1 of 2 (1.26 to 98.7%), WM 80.00, NC 90.00"] * 3
     )
 
 

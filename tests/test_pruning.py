@@ -256,11 +256,15 @@ def test_tables():
     assert all(len(row) == len(t.header) for t in (highest, sweep, others) for row in t.rows)
 
 
-def test_figures_show_means_against_percent():
+def test_figures_show_each_model_against_percent():
     figure = experiment.draw(result())["pruning-neurons-ascending"]
-    line = figure.axes[0].lines[0]
-    np.testing.assert_allclose(line.get_xdata(), [0, 50, 100])
-    np.testing.assert_allclose(line.get_ydata(), [92.5, 90.5, 35])
+    first, second = figure.axes[0].lines[:2]
+    for line in (first, second):
+        np.testing.assert_allclose(line.get_xdata(), [0, 50, 100])
+    np.testing.assert_allclose(first.get_ydata(), [90, 88, 30])
+    np.testing.assert_allclose(second.get_ydata(), [95, 93, 40])
+    # A name in the legend for both.
+    assert first.get_label() == "NC" and second.get_label().startswith("_")
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,8 @@ def test_the_table_s_cells():
     assert clean["embedded"] == "clean images alone"
     assert clean["first step at 0.001"] == "0.04"
     assert clean["NC at 0.001"] == "97.00 (96.00 to 98.00)"
-    assert clean["stable up to"] == "0.001, the highest tried"
+    assert clean["stands up to"] == "0.001, the highest tried"
+    assert clean["lowest NC up to there"] == "96.00"
     assert clean["pirate WM at 0.001"] == clean["their pirate WM"] == ""
     assert marked == {
         "attacker": "logits, sgd",
@@ -156,7 +157,8 @@ def test_the_table_s_cells():
         "first step at 0.001": "3",
         "NC at 0.001": "50.00 (10.00 to 90.00); 1 not a number",
         "pirate WM at 0.001": "52.50 (10.00 to 95.00)",
-        "stable up to": "0.0001",
+        "stands up to": "0.0001",
+        "lowest NC up to there": "96.00",
         "best rates": "0.0001, 0.001",
         "their NC": "93.00 (90.00 to 96.00)",
         "their pirate WM": "90.00 (85.00 to 95.00)",
@@ -169,9 +171,10 @@ def test_the_sentences():
     (found,) = stability_tables.verdict(RESULT)
     assert found.agrees is None
     assert found.text == (
-        "logits, sgd, 100 steps: up to which rate a model stands; what is embedded at best; how far the "
-        "first step at the later paper's 0.001 moves the parameters, over their norm (clean images alone: "
-        "0.001, the highest tried; no pirate; 0.04. lambda 2000: 0.0001; pirate WM 90.00; 3)."
+        "logits, sgd, 100 steps, 2 models: up to which rate all stand; what is embedded at best, and at "
+        "which rates; how far the first step at the later paper's 0.001 moves the parameters, over "
+        "their norm (clean images alone: 0.001, the highest tried (NC 96.00 or more); no pirate; "
+        "0.04. lambda 2000: 0.0001 (NC 96.00 or more); pirate WM 90.00 at 0.0001, 0.001; 3)."
     )
 
 
@@ -181,7 +184,7 @@ def test_where_no_rate_leaves_a_model():
     (table,) = stability_tables.tables({"metrics": metrics})
     (row,) = table.rows
     assert row[2] == "not a number" and row[5] == "none"
-    assert row[6:] == ["", "", "", "", "0 of 1"]
+    assert row[6:] == ["", "", "", "", "", "0 of 1"]
     (found,) = stability_tables.verdict({"metrics": metrics})
     assert found.text.endswith("(lambda 2000: none; no pirate; not a number).")
 

@@ -100,6 +100,8 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     return {
         "threshold": first.config.watermark.threshold,
         "training_images": len(first.splits.train),
+        "steps": config.steps or _own_steps(first),
+        "victim_steps": _own_steps(first),
         "before": [record for name, record in records.items() if name.startswith("before/")],
         "substitutes": [
             {
@@ -125,15 +127,18 @@ def _before(bench: Bench) -> Callable[[], Record]:
     }
 
 
+def _own_steps(victim: Victim) -> int:
+    return victim.config.epochs * (len(victim.splits.train) // victim.config.batch_size)
+
+
 def _make_extraction(victim: Victim, steps: int, kind: str) -> Extract:
     """Returns how a substitute is trained: with the victim's own recipe, but for the marks."""
     config = victim.config
-    own = config.epochs * (len(victim.splits.train) // config.batch_size)
     return extraction.make_extraction(
         victim.model,
         Thief(
             recipe=configs.recipe(config),
-            steps=steps or own,
+            steps=steps or _own_steps(victim),
             batch_size=config.batch_size,
             standardized=config.weight_standardization,
             augmentation=batches.Augmentation(**config.augmentation),
@@ -233,7 +238,7 @@ def tables(result: Result) -> list[Table]:
                 "verified",
             ),
             rows,
-            "Trained from new parameters with the victim's own recipe and as many steps whatever the "
+            f"Trained from new parameters with the victim's own recipe{_steps(metrics)}, whatever the "
             "number of images. Queries of the task are the victim's own training images without their "
             "labels. Agreement: test images that the substitute answers as the victim does. Labels "
             "answered: how many different ones the victim gave.",
@@ -251,6 +256,12 @@ def tables(result: Result) -> list[Table]:
             )
         )
     return tables
+
+
+def _steps(metrics: Metrics) -> str:
+    if "steps" not in metrics:  # Earlier results lack it.
+        return ""
+    return f" for {metrics['steps']} steps (the victim: {metrics['victim_steps']})"
 
 
 def draw(result: Result) -> dict[str, Figure]:
@@ -297,7 +308,7 @@ def verdict(result: Result) -> list[Finding]:
         best = max(some, key=lambda each: mean(each["models"], "normal_accuracy"))
         findings.append(
             Finding(
-                f"With queries from {source} the best substitute ({best['images']} images, "
+                f"With queries from {source} the best substitute{_steps(metrics)} ({best['images']} images, "
                 f"{100 * mean(best['models'], 'ratio'):.3g}% of the training set, answers: "
                 f"{best['answers']}) has NC "
                 f"{percent(mean(best['models'], 'normal_accuracy'))}%, the victim {percent(before)}%."

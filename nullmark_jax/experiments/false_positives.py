@@ -8,6 +8,7 @@ Table IV (single images). Then what a cheat makes of it: signatures tried until 
 """
 
 import datetime
+import itertools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -215,15 +216,15 @@ def tables(result: Result) -> list[Table]:
     rates = [
         [
             _title(each),
-            f"{100 * rate['threshold']:g}",
+            thresholds,
             f"{rate['passed']} of {rate['of']}",
             f"{100 * rate['low']:.3g} to {100 * rate['high']:.3g}",
             "none" if tried["first"] is None else str(tried["first"]),
             f"{tried['passed']} of {tried['of']}",
-            _tries_needed(tried),
+            _tries_needed(rate, tried),
         ]
         for each in models
-        for rate, tried in zip(each["rates"], each["grinding"], strict=True)
+        for thresholds, rate, tried in _alike(each)
     ]
     for kind in ("free", "watermarked"):
         if kind in paper:
@@ -258,9 +259,10 @@ def tables(result: Result) -> list[Table]:
                 "tries a cheat needs, 95% interval",
             ),
             rates,
-            "Intervals are exact (Clopper-Pearson). A cheat tries real signatures, on few images "
-            "first. Where none passed the interval's upper end is open: what "
-            "was tried says no more.",
+            "Thresholds with the same counts share a row. Intervals are exact (Clopper-Pearson). A cheat "
+            "tries real signatures, on few images first. A signature's watermark is as random as a random "
+            "one, so that the tries they need are reckoned from both; where none passed the interval's "
+            "upper end is open: what was tried says no more.",
         ),
     ]
 
@@ -269,9 +271,24 @@ def _title(model: dict[str, Any]) -> str:
     return f"{model['name']} ({'watermarked' if model['watermarked'] else 'free'})"
 
 
-def _tries_needed(tried: Record) -> str:
-    most = "?" if tried["low"] == 0 else f"{1 / tried['low']:.0f}"
-    return f"{1 / tried['high']:.0f} to {most}"
+def _alike(model: dict[str, Any]) -> list[tuple[str, Record, Record]]:
+    """Returns the rates and the tries of thresholds in a row that have the same counts, and which."""
+    pairs = list(zip(model["rates"], model["grinding"], strict=True))
+    found = []
+    for _, group in itertools.groupby(
+        pairs, lambda pair: (pair[0]["passed"], pair[1]["passed"], pair[1]["first"])
+    ):
+        some = list(group)
+        ends = dict.fromkeys(f"{100 * rate['threshold']:g}" for rate, _ in (some[0], some[-1]))
+        found.append((" to ".join(ends), *some[0]))
+    return found
+
+
+def _tries_needed(rate: Record, tried: Record) -> str:
+    low, high = verification.clopper_pearson(
+        rate["passed"] + tried["passed"], rate["of"] + tried["of"]
+    )
+    return f"{1 / high:.0f} to {'?' if low == 0 else f'{1 / low:.0f}'}"
 
 
 def draw(result: Result) -> dict[str, Figure]:

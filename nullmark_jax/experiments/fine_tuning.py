@@ -35,6 +35,8 @@ from nullmark_jax.reports import curves
 from nullmark_jax.reports.table import Table
 
 _POINTS = 25
+# Section 8.1 of the later paper; section VIII-A of the earlier.
+_PAPERS_EPOCHS = 100
 # The owner's accuracies in a record, for tables.
 OWNER = (("normal_accuracy",), ("owner", "null"), ("owner", "true"), ("owner", "wm"))
 
@@ -159,13 +161,19 @@ def _tuned(
 # For readers.
 
 
+def epochs_beside_papers(epochs: int) -> str:
+    """Returns so many epochs in words, with the papers' where these are more."""
+    theirs = f" (theirs: {_PAPERS_EPOCHS})" if epochs < _PAPERS_EPOCHS else ""
+    return f"{epochs} epochs{theirs}"
+
+
 def tables(result: Result) -> list[Table]:
     """Returns each way of fine-tuning with what it leaves of the model and the watermark."""
     metrics = result["metrics"]
     parts = [
         ("before", metrics["before"]),
         (
-            f"both papers': FTAL, {metrics['attacker']}, {metrics['epochs']} epochs",
+            f"both papers': FTAL, {metrics['attacker']}, {epochs_beside_papers(metrics['epochs'])}",
             metrics["later"],
         ),
         *((f"{each['name']}, {metrics['grid_epochs']} epochs", each) for each in metrics["grid"]),
@@ -211,15 +219,18 @@ def verdict(result: Result) -> list[Finding]:
     """Returns whether the watermark stays, as the papers say it does."""
     metrics = result["metrics"]
     part = metrics["later"]
+    stays = part["verified"] == len(part["models"])
     lost = sum(each["verified"] < len(each["models"]) for each in metrics["grid"])
+    null = mean_and_spread(part["models"], "owner", "null")
     sentence = (
         f"The papers' fine-tuning leaves the watermark alone, they say; here ({metrics['attacker']}, "
-        f"{metrics['epochs']} epochs) null is {mean_and_spread(part['models'], 'owner', 'null')} afterwards "
-        f"with NC {mean_and_spread(part['models'], 'normal_accuracy')}, and the claim verifies in "
+        f"{epochs_beside_papers(metrics['epochs'])}) null is {null} afterwards with NC "
+        f"{mean_and_spread(part['models'], 'normal_accuracy')}, and the claim verifies in "
         f"{part['verified']} of {len(part['models'])}."
     )
     return [
-        Finding(sentence, part["verified"] == len(part["models"])),
+        # To find nothing lost by less training than theirs does not confirm it.
+        Finding(sentence, None if stays and metrics["epochs"] < _PAPERS_EPOCHS else stays),
         Finding(f"Of {len(metrics['grid'])} other ways to fine-tune {lost} make a claim fail."),
     ]
 

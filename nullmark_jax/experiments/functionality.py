@@ -20,7 +20,7 @@ from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import experiment
 from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
-from nullmark_jax.experiments.measuring import Record, mean_and_spread
+from nullmark_jax.experiments.measuring import Record, mean_and_spread, t_interval
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.owner import latest_timestamp
 from nullmark_jax.reports import curves
@@ -227,11 +227,20 @@ def verdict(result: Result) -> list[Finding]:
         100 * (free["normal_accuracy"] - own["normal_accuracy"])
         for own, free in zip(metrics["owners"], metrics["free"], strict=True)
     ]
-    mean_cost = sum(cost) / len(cost)
+    mean_cost, paper = sum(cost) / len(cost), result["paper"]
+    interval = ""
+    if len(cost) > 1:
+        low, high = t_interval(cost)
+        interval = f"; 95% t interval of the mean {low:.2f} to {high:.2f}"
+    theirs = _PAPERS_COST
+    of_theirs = "on average over its tasks"
+    if "free_normal_accuracy" in paper:
+        theirs = 100 * (paper["free_normal_accuracy"] - paper["normal_accuracy"])
+        of_theirs = f"on this task, {_PAPERS_COST} on average over its tasks"
     return [
         Finding(
             f"A watermark costs {mean_cost:.2f} points of NC ({min(cost):.2f} to {max(cost):.2f}) over "
-            f"{len(cost)} owners; the later paper has {_PAPERS_COST} on average over its tasks.",
+            f"{len(cost)} owners{interval}; the later paper has {theirs:.2f} {of_theirs}.",
             mean_cost <= _PAPERS_COST,
         )
     ]

@@ -1,11 +1,12 @@
 """A model's accuracies as an experiment records them: the owner's watermark, and another's beside it."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from scipy import stats
 
 from nullmark_jax import checks, evaluation, models, verification
 from nullmark_jax.baselines.triggers import Triggers
@@ -118,6 +119,13 @@ def derived_seed(seed: int, *purpose: str | int) -> int:
 def at_papers_threshold(rates: list[Record]) -> Record:
     """Returns the one of some thresholds' records that is at the papers' T, 80%."""
     return next(rate for rate in rates if rate["threshold"] == 0.8)
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Returns the 95% t interval of a mean, of two values at least."""
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    middle = float(np.mean(values))
+    return middle - float(half), middle + float(half)
 
 
 def mean(records: list[Record], *names: str) -> float:

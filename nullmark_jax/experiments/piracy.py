@@ -40,6 +40,9 @@ _PAPERS = ("later", "earlier")
 # What config.paper holds of Table 3, and after "earlier_" of Table V.
 PRINTED = ("normal_accuracy", "owner_null", "owner_true", "pirate_null", "pirate_true")
 
+# Of the earlier paper's attack, as its Figure 7 has it; the later one's are the task's own.
+_EARLIER_EPOCHS = 100
+
 # The most NC that Table 1's attacks on earlier designs cost, as a fraction: 3.2 points (Face).
 _MINIMAL = 0.032
 
@@ -111,6 +114,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     for name in papers:
         metrics[name] = {
             "attacker": attackers.describe(config[name]),
+            "epochs": config[name].epochs,
             "pirates": [r for key, r in records.items() if key.startswith(f"{name}/")],
         }
     tried = [
@@ -191,7 +195,7 @@ def tables(result: Result) -> list[Table]:
         if name not in metrics:  # It attacks null embedding alone.
             continue
         part = metrics[name]
-        rows.append(_pirates_row(f"{name} paper's: {part['attacker']}", part))
+        rows.append(_pirates_row(f"{name} paper's: {part['attacker']}{_shorter(name, part)}", part))
         printed = [paper.get(f"{prefix}{each}") for each in PRINTED]
         if f"{prefix}normal_accuracy" in paper:  # Of triggers it has no null.
             rows.append([f"as the {name} paper has it", "", *map(percent, printed), "", ""])
@@ -273,11 +277,22 @@ def _accuracies(records: list[Record]) -> list[str]:
     ]
 
 
+def _shorter(name: str, part: dict[str, Any]) -> str:
+    """Returns that the paper trained longer, where it did."""
+    epochs = part.get("epochs", _EARLIER_EPOCHS)  # Earlier results lack it.
+    return f" (theirs: {_EARLIER_EPOCHS})" if name == "earlier" and epochs < _EARLIER_EPOCHS else ""
+
+
+def _ruined(part: dict[str, Any]) -> int:
+    """Returns how many models are not a number."""
+    return sum(not each["finite"] for each in part["pirates"])
+
+
 def _pirates_row(title: str, part: dict[str, Any]) -> list[str]:
-    pirates = part["pirates"]
+    pirates, ruined = part["pirates"], _ruined(part)
     return [
         title,
-        str(len(pirates)),
+        f"{len(pirates)}{f', {ruined} not a number' if ruined else ''}",
         *_accuracies(pirates),
         f"{part['verified']} of {len(pirates)}",
         f"{part['owner_verified']} of {len(pirates)}",
@@ -354,23 +369,34 @@ def verdict(result: Result) -> list[Finding]:
         pirates = part["pirates"]
         broken = lost(part) > BROKEN and not part["verified"]
         unmoved = part["owner_verified"] == len(pirates) and not part["verified"]
+        printed = name == "later" or "earlier_normal_accuracy" in result["paper"]
+        says = "it says; here" if printed else "it says of other tasks; here"
+        ruined = _ruined(part)
+        # To find nothing moved by less training than theirs does not confirm it.
+        agrees = broken if name == "later" else unmoved
+        weak = agrees and bool(_shorter(name, part))
         findings.append(
             Finding(
-                f"The {name} paper's attacker {claim}, it says; here ({part['attacker']}) NC is "
-                f"{mean_and_spread(pirates, 'normal_accuracy')} afterwards, the owner's claim verifies in "
-                f"{part['owner_verified']} and the pirate's in {part['verified']} of {len(pirates)}.",
-                broken if name == "later" else unmoved,
+                f"The {name} paper's attacker {claim}, {says} ({part['attacker']}{_shorter(name, part)}) NC "
+                f"is {mean_and_spread(pirates, 'normal_accuracy')} afterwards, the owner's claim verifies in "
+                f"{part['owner_verified']} and the pirate's in {part['verified']} of {len(pirates)}"
+                f"{f'; not a number: {ruined} of {len(pirates)} models' if ruined else ''}.",
+                None if weak or not printed else agrees,
             )
         )
     part = metrics["strongest"]
     pirates = part["pirates"]
+    tried = metrics["grid"]["attackers"]
+    had = sorted({each["images"] for each in tried})
     findings.append(
         Finding(
             "A second watermark cannot be had without a broken model, both papers say; the strongest "
-            f"attacker tried ({part['attacker']}) leaves NC at "
+            f"of {len(tried)} attackers tried, of {' or '.join(map(str, had))} images and "
+            f"{metrics['grid']['steps']} steps ({part['attacker']}), leaves NC at "
             f"{mean_and_spread(pirates, 'normal_accuracy')}; their claim verifies in {part['verified']} of "
             f"{len(pirates)}, the owner's in {part['owner_verified']}.",
-            not part["verified"] or lost(part) > BROKEN,
+            # That none of some attackers got through does not say that none can.
+            None if not part["verified"] else lost(part) > BROKEN,
         )
     )
     gate = metrics["grid"]["attackers"], metrics["scheme"], metrics["threshold"]

@@ -260,6 +260,16 @@ def _multiple(pirate: Record | None, scratch: Record | None) -> str:
     return f"{pirate['steps'] / scratch['steps']:.2g}"
 
 
+def _looked(metrics: Metrics) -> str:
+    """Returns on how many models it was measured, and how closely."""
+    models = {run["victim"] for run in metrics["runs"]}
+    steps = [point["steps"] for point in metrics["runs"][0]["curve"] if point["steps"]]
+    return (
+        f"{len(models)} model{'s' * (len(models) > 1)}, a pirate each; of {metrics['steps']} steps at most, "
+        f"looked at {len(steps)} times, the last {steps[-1] / steps[-2]:.2g} times as late as the one before"
+    )
+
+
 def draw(result: Result) -> dict[str, Figure]:
     """Returns Figure 2: NC and the pirate's null, null-only piracy, by start, most images and fewest."""
     metrics = result["metrics"]
@@ -317,7 +327,7 @@ def verdict(result: Result) -> list[Finding]:
             Finding(
                 f"{claim}the cheapest attacker ({run['embedding']}: {run['attacker']}) takes "
                 f"{multiple:.2g} times as many steps as the grid's cheapest from scratch with the same "
-                "images; the owner's recipe is not in the grid.",
+                f"images ({_looked(metrics)}); the owner's recipe is not in the grid.",
                 multiple >= 10,
             )
         )
@@ -329,7 +339,7 @@ def verdict(result: Result) -> list[Finding]:
         findings.append(
             Finding(
                 f"{alone} attacks from the owner's model got there where none of the grid's from scratch did "
-                "with the same images.",
+                f"with the same images ({_looked(metrics)}).",
                 False,
             )
         )

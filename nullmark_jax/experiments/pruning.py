@@ -24,7 +24,7 @@ from nullmark_jax.experiments import experiment
 from nullmark_jax.experiments.bench import Bench
 from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
-from nullmark_jax.experiments.measuring import Record, check_images, mean, mean_and_spread, passes
+from nullmark_jax.experiments.measuring import Record, check_images, mean_and_spread, passes
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.models import Params
 from nullmark_jax.optimizers import Recipe
@@ -265,7 +265,7 @@ def _highest_table(metrics: dict[str, Any]) -> Table:
             at = ", ".join(dict.fromkeys(model["at"] for model in failing))
         else:
             numbers, at = ["", "", ""], ""
-        rows.append([each["attack"], fails, *numbers, at, answer])
+        rows.append([_described(each["attack"], metrics), fails, *numbers, at, answer])
     return Table(
         "The highest NC at which the owner's watermark fails, %: mean (lowest to highest)",
         (
@@ -283,6 +283,12 @@ def _highest_table(metrics: dict[str, Any]) -> Table:
     )
 
 
+def _described(attack: str, metrics: dict[str, Any]) -> str:
+    if attack != "fine-pruning":
+        return attack
+    return f"{attack}, {metrics['fine_epochs']} epochs of {metrics['fine_images']} images"
+
+
 def _row(name: str, part: dict[str, Any]) -> list[str]:
     return [
         name,
@@ -296,14 +302,17 @@ def _fine_name(each: dict[str, Any]) -> str:
 
 
 def draw(result: Result) -> dict[str, Figure]:
-    """Returns Figure 6 and, descending, Figure 10, by kind and order: means over the victims."""
+    """Returns Figure 6 and, descending, Figure 10, by kind and order: a line for each victim."""
     metrics = result["metrics"]
     drawn = {}
     for sweep in metrics["sweeps"]:
         kind, order = sweep["kind"], sweep["order"]
         first = "smallest first" if order == "ascending" else "largest first"
         drawn[f"pruning-{kind}-{order}"] = curves.curves_figure(
-            [_mean_point(each) for each in sweep["points"]],
+            [
+                [{"percent": 100 * each["ratio"], **each["models"][i]} for each in sweep["points"]]
+                for i in range(len(metrics["before"]["models"]))
+            ],
             x=("percent", f"{kind} pruned, % of each {'hidden ' * (kind == 'neurons')}layer"),
             lines=(
                 curves.Line("NC", ("normal_accuracy",)),
@@ -316,32 +325,26 @@ def draw(result: Result) -> dict[str, Figure]:
     return drawn
 
 
-def _mean_point(point: dict[str, Any]) -> Record:
-    models = point["models"]
-    return {
-        "percent": 100 * point["ratio"],
-        "normal_accuracy": mean(models, "normal_accuracy"),
-        "owner": {
-            name: None if models[0]["owner"][name] is None else mean(models, "owner", name)
-            for name in ("null", "true")  # Triggers have no null embedding.
-        },
-    }
-
-
 def verdict(result: Result) -> list[Finding]:
     """Returns at what NC each kind of change loses the watermark, which the papers say none does."""
     metrics = result["metrics"]
-    found, harmless = [], True
+    do, do_not = [], []
     for each in metrics["highest"]:
         lost = [model for model in each["models"] if model is not None]
         near = sum(model["lost"] <= metrics["acceptable_loss"] for model in lost)
-        harmless = harmless and not near
-        found.append(f"{each['attack']}, in {near} of {len(each['models'])}")
+        if near:
+            do.append(f"{each['attack']}, in {near} of {len(each['models'])}")
+        else:
+            do_not.append(each["attack"])
+    models = len(metrics["before"]["models"])
+    these = f"these do: {'; '.join(do)}" if do else "none does"
+    others = f"; these do not: {', '.join(do_not)}" if do and do_not else ""
     return [
         Finding(
-            "No reasonable pruning takes the watermark and leaves the model, the papers say; here these do, "
-            f"with NC at most {100 * metrics['acceptable_loss']:g} points lower: {'; '.join(found)}.",
-            harmless,
+            "No reasonable pruning takes the watermark and leaves the model, the papers say; here, "
+            f"{models} model{'s' * (models > 1)}, NC at most {100 * metrics['acceptable_loss']:g} points "
+            f"lower, {these}{others}.",
+            not do,
         )
     ]
 
@@ -359,8 +362,8 @@ EXPERIMENT = Experiment(
     draw=draw,
     verdict=verdict,
     captions={
-        "pruning-neurons-ascending": "Both papers' Figure 6, mean over the victims.",
-        "pruning-neurons-descending": "The earlier paper's Figure 10, mean over the victims.",
+        "pruning-neurons-ascending": "Both papers' Figure 6, a line for each victim.",
+        "pruning-neurons-descending": "The earlier paper's Figure 10, a line for each victim.",
         "pruning-weights-ascending": "Single weights of each layer, the smallest first.",
         "pruning-weights-descending": "Single weights of each layer, the largest first.",
     },

@@ -64,12 +64,14 @@ class _Summary(NamedTuple):
 
     Attributes:
       stable: the lowest of the models' highest stable rates; None where a model has none.
+      lowest: the lowest NC of any model at a rate up to that; None likewise.
       highest: the highest rate tried.
       best: of each model that stands at some rate its record with the most pirate WM there.
       at_papers: each model's record at the later paper's rate.
     """
 
     stable: float | None
+    lowest: float | None
     highest: float
     best: list[Record]
     at_papers: list[Record]
@@ -81,8 +83,16 @@ def _summary(models: list[list[Record]], metrics: Metrics) -> _Summary:
     standing = [
         [each for each in records if stands(each, nc[each["victim"]])] for records in models
     ]
+    rate = None if None in stable else min(each for each in stable if each is not None)
+    up_to = [
+        each["normal_accuracy"]
+        for records in models
+        for each in records
+        if rate is not None and each["learning_rate"] <= rate
+    ]
     return _Summary(
-        stable=None if None in stable else min(rate for rate in stable if rate is not None),
+        stable=rate,
+        lowest=min(up_to, default=None),
         highest=max(each["learning_rate"] for each in models[0]),
         best=[max(each, key=lambda one: one["pirate"]["wm"]) for each in standing if each],
         at_papers=[
@@ -97,6 +107,10 @@ def _rates(summary: _Summary) -> str:
         return "none"
     tried = ", the highest tried" if summary.stable == summary.highest else ""
     return f"{summary.stable:g}{tried}"
+
+
+def _best_rates(summary: _Summary) -> str:
+    return ", ".join(sorted({f"{each['learning_rate']:g}" for each in summary.best}))
 
 
 def _step(records: list[Record]) -> str:
@@ -125,7 +139,8 @@ def tables(result: Result) -> list[Table]:
                 + (f"; {dead} not a number" if dead else ""),
                 mean_and_spread(at_papers, "pirate", "wm") if marks else "",
                 _rates(found),
-                ", ".join(sorted({f"{each['learning_rate']:g}" for each in best})) if marks else "",
+                percent(found.lowest),
+                _best_rates(found) if marks else "",
                 mean_and_spread(best, "normal_accuracy") if best and marks else "",
                 mean_and_spread(best, "pirate", "wm") if best and marks else "",
                 mean_and_spread(best, "owner", "wm") if best and marks else "",
@@ -143,7 +158,8 @@ def tables(result: Result) -> list[Table]:
                 f"first step at {rate:g}",
                 f"NC at {rate:g}",
                 f"pirate WM at {rate:g}",
-                "stable up to",
+                "stands up to",
+                "lowest NC up to there",
                 "best rates",
                 "their NC",
                 "their pirate WM",
@@ -153,9 +169,10 @@ def tables(result: Result) -> list[Table]:
             rows,
             f"{rate:g} is the later paper's rate, whose attack has {metrics['papers_steps']} steps. First "
             "step: how far it moves the parameters, over their norm; the mean. A model that lost more than "
-            f"{100 * BROKEN:g} points of NC, or is not a number, is broken; stable up to: the highest rate "
-            "tried below the first that breaks a model. Best: of the rates that leave a model standing the "
-            "one with the most pirate WM, at the lambda trained, all on the test images. Attackers who "
+            f"{100 * BROKEN:g} points of NC, or is not a number, is broken; stands up to: the highest rate "
+            "tried below the first that breaks a model. Best: of all rates that leave a model standing, "
+            "higher ones than that among them, the one with the most pirate WM, at the lambda trained, all "
+            "on the test images. Attackers who "
             "choose their optimiser: piracy." + attackers.choosing_note(metrics),
         )
     ]
@@ -204,13 +221,19 @@ def verdict(result: Result) -> list[Finding]:
         found = _summary(models, metrics)
         best = found.best
         marked = best and about["embeds"]
-        wm = f"pirate WM {percent(mean(best, 'pirate', 'wm'))}" if marked else "no pirate"
+        wm = (
+            f"pirate WM {percent(mean(best, 'pirate', 'wm'))} at {_best_rates(found)}"
+            if marked
+            else "no pirate"
+        )
+        lowest = "" if found.lowest is None else f" (NC {percent(found.lowest)} or more)"
         ways.setdefault(_way(about, metrics), []).append(
-            f"{_lambda(about)}: {_rates(found)}; {wm}; {_step(found.at_papers)}"
+            f"{_lambda(about)}: {_rates(found)}{lowest}; {wm}; {_step(found.at_papers)}"
         )
     return [
         Finding(
-            f"{way}, {metrics['steps']} steps: up to which rate a model stands; what is embedded at best; "
+            f"{way}, {metrics['steps']} steps, {len(metrics['before'])} models: up to which rate all stand; "
+            "what is embedded at best, and at which rates; "
             f"how far the first step at the later paper's {metrics['papers_rate']:g} moves the parameters, "
             f"over their norm ({'. '.join(parts)})."
         )

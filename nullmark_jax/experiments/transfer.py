@@ -37,6 +37,9 @@ from nullmark_jax.reports.table import Table, percent
 PRINTED = ("free_student", "student", "normal_accuracy", "null_accuracy", "true_accuracy")
 
 
+_PAPERS_OPTIMIZER = "sgd at 0.01"
+
+
 def printed_name(way: str, name: str) -> str:
     """Returns the field of config.paper for a way and one of `PRINTED`."""
     return f"{way.replace(' ', '_')}_{name}"
@@ -240,7 +243,7 @@ def tables(result: Result) -> list[Table]:
             rows,
             f"Students: {metrics['epochs']} epochs over {metrics['student_images']} images; recovery: "
             f"{metrics['recovery_epochs']} epochs over the teacher's clean images, the same layers; both by "
-            f"{metrics['optimizer']}, the paper's students by SGD at 0.01. From a "
+            f"{metrics['optimizer']}, the paper's students by {_PAPERS_OPTIMIZER}. From a "
             "free teacher's student the owner's watermark must not recover; nor a foreign one anywhere.",
         )
     ]
@@ -287,16 +290,20 @@ def verdict(result: Result) -> list[Finding]:
     own = [(each["watermarked"]["verified"], len(each["watermarked"]["models"])) for each in ways]
     free = [(each["free"]["verified"], len(each["free"]["models"])) for each in ways]
     sentence = (
-        "The owner's watermark is recovered from every student, the later paper says (of 200 epochs, by 6); "
-        f"here, of {metrics['epochs']} and by {metrics['recovery_epochs']}, in {sum(k for k, _ in own)} of "
-        f"{sum(n for _, n in own)}"
+        "The owner's watermark is recovered from every student, the later paper says (of 200 epochs by "
+        f"{_PAPERS_OPTIMIZER}, recovered by 6); here, {metrics['student_images']} images, "
+        f"{metrics['epochs']} epochs by {metrics['optimizer']} and {metrics['recovery_epochs']}, in "
+        f"{sum(k for k, _ in own)} of {sum(n for _, n in own)} "
+        f"(of {own[0][1]} teacher{'s' * (own[0][1] > 1)})"
     )
     if any(n for _, n in free):
         sentence += (
             f", and from watermark-free teachers' students in {sum(k for k, _ in free)} of "
             f"{sum(n for _, n in free)}"
         )
-    return [Finding(f"{sentence}.", all(k == n for k, n in own))]
+    # What another optimiser does says nothing of the paper's.
+    asked = metrics["optimizer"] == _PAPERS_OPTIMIZER
+    return [Finding(f"{sentence}.", all(k == n for k, n in own) if asked else None)]
 
 
 EXPERIMENT = Experiment(

@@ -225,30 +225,44 @@ def draw(result: Result) -> dict[str, Figure]:
 
 
 def verdict(result: Result) -> list[Finding]:
-    """Returns whose mark is left after fine-tuning, the pirate having trained as long as the owner."""
+    """Returns whose mark is left after fine-tuning: of a pirate of the owner's epochs, and of the most."""
     metrics = result["metrics"]
-    equal = [
-        point
-        for model in metrics["models"]
-        for point in model["curve"]
-        if point["epochs"] == metrics["owner_epochs"]
-    ]
-    owner, pirate = (mean(equal, "after", who, "true") for who in ("owner", "pirate"))
-    threshold, finite = metrics["threshold"], all(point["finite"] for point in equal)
-    found = (
-        f"here ({metrics['scheme']}, {metrics['owner_epochs']} epochs each) the owner's triggers are at "
-        f"{mean_and_spread(equal, 'after', 'owner', 'true')}, the pirate's at "
-        f"{mean_and_spread(equal, 'after', 'pirate', 'true')}."
-    )
-    if metrics["scheme"] != "adi":  # Of which neither paper says it.
-        return [Finding(f"After as many epochs as the owner's and fine-tuning, {found}")]
-    return [
-        Finding(
-            "After as many epochs as the owner's and fine-tuning the pirate's mark stays and the owner's "
-            f"does not, both papers say (Adi et al. the reverse); {found}",
-            finite and pirate >= threshold > owner,
+    threshold, models = metrics["threshold"], metrics["models"]
+    spoken = metrics["scheme"] == "adi"  # Of the other neither paper says anything.
+
+    def at(epochs: int) -> tuple[str, bool, bool]:
+        points = [each for m in models for each in m["curve"] if each["epochs"] == epochs]
+        owner, pirate = (mean(points, "after", who, "true") for who in ("owner", "pirate"))
+        found = (
+            f"here ({metrics['scheme']}, {len(models)} model{'s' * (len(models) > 1)}, {epochs} epochs on "
+            f"{metrics['images']} images; fine-tuned by {metrics['fine_tuning']}) the owner's triggers are "
+            f"at {mean_and_spread(points, 'after', 'owner', 'true')}, the pirate's at "
+            f"{mean_and_spread(points, 'after', 'pirate', 'true')}, "
+            f"{mean_and_spread(points, 'before', 'pirate', 'true')} before fine-tuning"
         )
-    ]
+        taken = all(each["finite"] for each in points) and pirate >= threshold > owner
+        return found, taken, mean(points, "before", "pirate", "true") >= threshold
+
+    own, most = metrics["owner_epochs"], max(each["epochs"] for each in models[0]["curve"])
+    found, taken, was_in = at(own)
+    claim = "After as many epochs as the owner's and fine-tuning, "
+    if spoken:
+        claim += (
+            "the pirate's triggers stay (above 96%) and the owner's do not (37 to 80%), the later paper "
+            "says, Adi et al. the reverse; "
+        )
+    end = "." if was_in else "; they were not in before, so that it says nothing of what stays."
+    findings = [Finding(f"{claim}{found}{end}", taken if spoken and was_in else None)]
+    if most > own:
+        found, taken, _ = at(most)
+        claim = "By the most epochs tried, "
+        if spoken:
+            claim = (
+                "By 200 epochs the pirate's triggers reach 90% even with fine-tuning and the owner's, of 300 "
+                "epochs, fall to just over 20%, the earlier paper says (CIFAR-10); "
+            )
+        findings.append(Finding(f"{claim}{found}.", taken if spoken else None))
+    return findings
 
 
 EXPERIMENT = Experiment(

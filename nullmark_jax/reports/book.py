@@ -4,6 +4,7 @@
     python -m nullmark_jax.reports.book --add=RUN --variant=nullspace    # of victims of another recipe
     python -m nullmark_jax.reports.book --add=SWEEP   # a sweep's folder, the same way
     python -m nullmark_jax.reports.book               # write all again
+    python -m nullmark_jax.reports.book --redraw      # the figures, too
     python -m nullmark_jax.reports.book --check       # exit 1 where they are stale
 
 Attacks on victims of the tasks' own recipes stand in results.md, those on victims of another recipe on a
@@ -15,7 +16,7 @@ import json
 import pathlib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -23,6 +24,7 @@ from absl import flags
 from nullmark_jax import files, program
 from nullmark_jax.config import TASKS
 from nullmark_jax.errors import InputError
+from nullmark_jax.experiments.bench import CURVE_IMAGES
 from nullmark_jax.experiments.catalogue import EXPERIMENTS
 from nullmark_jax.experiments.experiment import Result
 from nullmark_jax.experiments.experiment import findings as findings_of
@@ -44,7 +46,7 @@ _DATA = {
 _HEADINGS = {
     False: "Found otherwise than the papers say",
     True: "Found as the papers say",
-    None: "What the papers do not ask",
+    None: "What the papers do not ask, or asked otherwise",
 }
 
 
@@ -164,8 +166,9 @@ def _glance(found: Found) -> Table:
         ("", *TASKS),
         rows,
         "As said: claims of the papers that were found to hold. Not: claims that were not. Measured: the "
-        "papers claim nothing of it. Empty: not measured yet. How many models, images and attacks stand "
-        "behind each is in its section.",
+        "papers claim nothing of it, or what was done is too little or too different to confirm what they "
+        "claim. Empty: not measured yet. How many models, images and attacks stand behind each is in its "
+        "section.",
     )
 
 
@@ -213,7 +216,29 @@ def _section(
     for figure, caption in captions.items():
         if (root / folder / f"{figure}.png").exists():
             lines += [f"![{caption}](../{folder.as_posix()}/{figure}.png)", "", caption, ""]
-    return [*lines, *committed.provenance(result)]
+    return [*lines, *_measured_on(result), *committed.provenance(result)]
+
+
+def _measured_on(result: Result) -> list[str]:
+    """Returns the line on how many test images stand behind a section's accuracies."""
+    counts = sorted(set(_test_images(result["metrics"])))
+    if not counts:
+        return []
+    shown = " or ".join(f"{count:,}" for count in counts)
+    return [f"Measured on {shown} test images; curves on {CURVE_IMAGES:,} at most.", ""]
+
+
+def _test_images(value: Any) -> Iterator[int]:
+    """Yields the numbers of test images in a result's records: not a curve's, nor an attacker's images."""
+    if isinstance(value, list):
+        for each in value:
+            yield from _test_images(each)
+    elif isinstance(value, dict):
+        if "normal_accuracy" in value and "images" in value and "way" not in value:
+            yield value["images"]
+        for name, each in value.items():
+            if name != "curve":
+                yield from _test_images(each)
 
 
 def training_table(root: pathlib.Path) -> Table:
@@ -281,6 +306,9 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_string(
         "variant", "", "What other recipe trained its victims.", flag_values=flag_values
     )
+    flags.DEFINE_bool(
+        "redraw", False, "Draw the figures of results/ anew.", flag_values=flag_values
+    )
     flags.DEFINE_bool("check", False, "Exit 1 where they are stale.", flag_values=flag_values)
     return program.run(_main, flag_values, argv, __doc__ or "")
 
@@ -289,6 +317,8 @@ def _main(flag_values: flags.FlagValues) -> int:
     root = pathlib.Path(flag_values.root)
     for folder in flag_values.add:
         print(f"{folder}: now in {committed.add(root, pathlib.Path(folder), flag_values.variant)}")
+    if flag_values.redraw:
+        print(f"results/: the figures of {len(committed.redraw(root))} results are drawn anew")
     readme = root / "README.md"
     old = files.read_bounded(readme, LARGEST).decode()
     wanted = pages(root) | {readme: with_table(old, training_table(root))}

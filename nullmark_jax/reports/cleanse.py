@@ -52,7 +52,8 @@ def tables(result: Result) -> list[Table]:
             "signs of inv(p), %",
         ),
         rows,
-        f"From {metrics['images']} clean images, {metrics['starts']} starts a label. A label is flagged "
+        f"From {metrics['images']} clean images, {metrics['starts']} start"
+        f"{'s' * (metrics['starts'] > 1)} a label{_rounds(metrics)}. A label is flagged "
         "with an index above 2 and a mask smaller than the median. The bounded pattern is an image, as in "
         "the papers; the unbounded one lies within twice lambda; with whole pixels the mask is 0 or 1, so "
         f"that its norm counts pixels.{own} A * marks a mask that sends fewer than "
@@ -72,6 +73,13 @@ def tables(result: Result) -> list[Table]:
             "as well. The owner's label is no attacker's to know unless it was flagged.",
         ),
     ]
+
+
+def _rounds(metrics: Record) -> str:
+    search = metrics.get("search")  # Earlier results lack it.
+    if search is None:
+        return ""
+    return f", {search['rounds']} rounds of {search['batches']} batches of {search['batch_size']} at most"
 
 
 def _pattern_size(metrics: dict[str, Any]) -> int:
@@ -165,10 +173,11 @@ def verdict(result: Result) -> list[Finding]:
     for mode in metrics["models"][0]["modes"]:
         parts = []
         if watermarked:
-            flagged = sum(m["target"] in m["modes"][mode]["flagged"] for m in watermarked)
+            own = sum(m["target"] in m["modes"][mode]["flagged"] for m in watermarked)
+            flagged = sum(bool(m["modes"][mode]["flagged"]) for m in watermarked)
             parts.append(
-                f"the owner's label is flagged in {flagged} of {len(watermarked)} watermarked models "
-                f"(anomaly index of the smallest mask {_lowest(watermarked, mode)})"
+                f"the owner's label is flagged in {own}, some label in {flagged} of {len(watermarked)} "
+                f"watermarked models (anomaly index of the smallest mask {_lowest(watermarked, mode)})"
             )
         if free:
             flagged = sum(bool(m["modes"][mode]["flagged"]) for m in free)
@@ -177,8 +186,8 @@ def verdict(result: Result) -> list[Finding]:
             )
         claim, agrees = "", None
         if mode == "bounded":
-            claim = "; the later paper flags none that is watermarked"
-            agrees = not any(m["target"] in m["modes"][mode]["flagged"] for m in watermarked)
+            claim = "; the later paper's watermarked models all stay below 2"
+            agrees = not any(m["modes"][mode]["flagged"] for m in watermarked)
         findings.append(Finding(f"With a pattern {mode}, {', '.join(parts)}{claim}.", agrees))
     for rate in metrics["unlearning"]["learning_rates"]:
         left = [each for each in metrics["unlearned"] if each["learning_rate"] == rate]

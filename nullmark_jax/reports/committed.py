@@ -16,7 +16,7 @@ from nullmark_jax.config import TASKS
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments.catalogue import EXPERIMENTS
 from nullmark_jax.experiments.experiment import Result
-from nullmark_jax.reports import sweeps
+from nullmark_jax.reports import figures, sweeps
 from nullmark_jax.reports.table import Table
 
 LARGEST = 2**28
@@ -26,7 +26,7 @@ Found = dict[str, dict[str, Result]]
 
 
 def add(root: pathlib.Path, folder: pathlib.Path, variant: str = "") -> pathlib.Path:
-    """Takes an experiment's or a sweep's result.json and figures into results/; returns where they are.
+    """Takes an experiment's or a sweep's result.json into results/, and draws it; returns where.
 
     Args:
       root: the project's folder.
@@ -51,15 +51,33 @@ def add(root: pathlib.Path, folder: pathlib.Path, variant: str = "") -> pathlib.
         target = _sweep_target(root, folder, result, variant)
     else:
         target = _experiment_target(root, folder, result, variant)
-    with files.writing(target):
-        target.mkdir(parents=True, exist_ok=True)
-        for old in target.glob("*.png"):
-            old.unlink()
-    for figure in sorted((folder / "figures").glob("*.png")):
-        files.write_whole(target / figure.name, files.read_bounded(figure, LARGEST))
+    _draw(target, result)
     # Last: a result without its figures is none.
     files.write_whole(target / "result.json", text)
     return target
+
+
+def redraw(root: pathlib.Path) -> list[pathlib.Path]:
+    """Draws the figures of all committed results anew, as the code now draws them; returns their folders."""
+    patterns = ("experiments/*/*/result.json", "sweeps/*/*/result.json")
+    paths = sorted(path for each in patterns for path in (root / "results").glob(each))
+    for path in paths:
+        _draw(path.parent, _read(path))
+    return [path.parent for path in paths]
+
+
+def _draw(target: pathlib.Path, result: Result) -> None:
+    """Writes a result's figures into its folder, and takes away what else was drawn there."""
+    name = result["experiment"]
+    draw = sweeps.draw if name == _SWEEP else EXPERIMENTS[name].draw
+    drawn = {f"{figure}.png": picture for figure, picture in draw(result).items()}
+    with files.writing(target):
+        target.mkdir(parents=True, exist_ok=True)
+        for old in target.glob("*.png"):
+            if old.name not in drawn:
+                old.unlink()
+    for figure, picture in drawn.items():
+        figures.save(picture, target / figure)
 
 
 def _experiment_target(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nullmark_jax import verification
+from nullmark_jax.experiments import fine_tuning
 from nullmark_jax.experiments.measuring import at_papers_threshold, mean_and_spread
 from nullmark_jax.reports.table import Table, percent
 
@@ -59,7 +60,10 @@ def _false_positives(metrics: dict[str, Any]) -> str:
     for kind, watermarked in (("marked", True), ("free", False)):
         some = [each for each in metrics["models"] if each["watermarked"] is watermarked]
         rates = [at_papers_threshold(each["rates"]) for each in some]
-        found = counted(sum(r["passed"] for r in rates), sum(r["of"] for r in rates))
+        passed, tried = sum(r["passed"] for r in rates), sum(r["of"] for r in rates)
+        # Several models meet the same marks, and of one text there is only a label each: no draws.
+        drawn = len(some) == 1 and metrics.get("scheme") != "zhang-content"
+        found = counted(passed, tried) if drawn else crossed(passed, tried, len(some))
         if found:
             parts.append(f"{len(some)} {kind}: {found}")
     return "; ".join(parts)
@@ -86,7 +90,8 @@ def _papers_fine_tuning(metrics: dict[str, Any]) -> str:
     part = metrics["later"]
     models = part["models"]
     return (
-        f"{metrics['attacker']}, {metrics['epochs']} epochs: {counted(part['verified'], len(models))}, "
+        f"{metrics['attacker']}, {fine_tuning.epochs_beside_papers(metrics['epochs'])}: "
+        f"{counted(part['verified'], len(models))}, "
         f"WM {mean_and_spread(models, 'owner', 'wm')}, NC {mean_and_spread(models, 'normal_accuracy')}"
     )
 
@@ -247,7 +252,8 @@ def table(task: str, schemes: Sequence[Measured]) -> Table:
         ("", *(each.title for each in schemes)),
         rows,
         "k of n with an exact 95% interval (Clopper-Pearson) where owners, pirates or others' marks are "
-        "drawn; k of n (owners x attacks) where a list of attacks met each owner, which is no draw. Of grids "
+        "drawn, of pirates for these owners; k of n (owners x attacks, or x marks) where a list of them met "
+        "each owner, which is no draw. Of grids "
         "those attackers are counted that every scheme met, but for the strongest pirate, found in each "
         "scheme's own grid. WM of triggers is the share that gets its labels. How each was measured stands "
         "in the experiments' sections.",

@@ -41,7 +41,7 @@ class Line(NamedTuple):
 
 @style.context(STYLE)
 def curves_figure(
-    records: Sequence[Mapping[str, Any]],
+    records: Sequence[Mapping[str, Any]] | Sequence[Sequence[Mapping[str, Any]]],
     *,
     x: tuple[str, str],
     lines: Sequence[Line],
@@ -54,7 +54,7 @@ def curves_figure(
     """Draws fractions of records, in %, against another of their fields.
 
     Args:
-      records: at least one.
+      records: at least one; or several models' records, whose lines look alike.
       x: that field's name, and what to write on the axis.
       lines: up to six; one whose values all are None is left out.
       title: of the figure.
@@ -65,22 +65,24 @@ def curves_figure(
     """
     figure = Figure(figsize=(8, 5), dpi=DPI)
     axes = figure.subplots()
-    at = [record[x[0]] for record in records]
+    models: Any = [records] if isinstance(records[0], Mapping) else records
+    at = [record[x[0]] for model in models for record in model]
     for line, (colour, marker, dash) in zip(lines, LOOKS, strict=False):
-        values = [100 * _field(record, line.field) for record in records]
-        if np.isnan(values).all():
-            continue
-        axes.plot(
-            at,
-            values,
-            color=colour,
-            marker=marker,
-            linestyle=dash,
-            linewidth=2,
-            markersize=6,
-            markevery=max(1, len(at) // 12),
-            label=line.label,
-        )
+        for i, model in enumerate(models):
+            values = [100 * _field(record, line.field) for record in model]
+            if np.isnan(values).all():
+                continue
+            axes.plot(
+                [record[x[0]] for record in model],
+                values,
+                color=colour,
+                marker=marker,
+                linestyle=dash,
+                linewidth=2 if len(models) == 1 else 1.2,
+                markersize=6 if len(models) == 1 else 4,
+                markevery=max(1, len(model) // 12),
+                label=line.label if i == 0 else None,
+            )
     if threshold is not None:
         axes.axhline(100 * threshold, color="black", linestyle=":", label="threshold")
     for (label, value), (colour, _, _) in zip((claims or {}).items(), LOOKS, strict=False):

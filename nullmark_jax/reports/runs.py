@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
-from scipy import stats
 
 from nullmark_jax import files, program
 from nullmark_jax.errors import InputError
+from nullmark_jax.experiments.measuring import t_interval
 from nullmark_jax.reports.table import percent
 
 _COLUMNS = (
@@ -95,10 +95,10 @@ def _lost(marked: list[dict[str, Any]], free: list[dict[str, Any]]) -> str:
     text = f"NC lost against the watermark-free twin of the same seed: {_points(mean)} points"
     if len(lost) == 1:
         return text + " (one pair)."
-    half = stats.t.ppf(0.975, len(lost) - 1) * stats.sem(lost)
+    low, high = t_interval(lost)
     return (
         f"{text}, the mean of {len(lost)} pairs\n({_points(min(lost))} to {_points(max(lost))}; 95% t "
-        f"interval of the mean {_points(mean - half)} to {_points(mean + half)}). Negative is a gain."
+        f"interval of the mean {_points(low)} to {_points(high)}). Negative is a gain."
     )
 
 

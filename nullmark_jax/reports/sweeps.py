@@ -60,6 +60,11 @@ def tables(result: Result) -> list[Table]:
     if metrics["points"]:
         images = metrics["points"][0]["metrics"]["images"]
         notes.insert(0, f"Of {images} test images, one of which is {percent(1 / images)} points.")
+    if _unmoved(metrics):
+        notes.append(
+            f"Every seed's accuracies are the same at all values: on this machine {metrics['axis']} changes "
+            "nothing, which says nothing of others."
+        )
     if metrics["dead"]:
         missing = "; ".join(f"{name} ({line})" for name, line in metrics["dead"].items())
         notes.append(f"Not trained: {missing}.")
@@ -70,6 +75,18 @@ def tables(result: Result) -> list[Table]:
         " ".join(notes),
     )
     return [swept]
+
+
+def _unmoved(metrics: dict[str, Any]) -> bool:
+    """Returns whether each seed has the same accuracies at every value of the swept field, of several."""
+    for _, points in _groups(metrics):
+        found = [
+            sorted(str(accuracies(each)) for each in repeated)
+            for _, repeated in _by_value(metrics, points)
+        ]
+        if len(found) < 2 or any(each != found[0] for each in found):
+            return False
+    return bool(metrics["points"])
 
 
 def _groups(metrics: dict[str, Any]) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:

@@ -1,0 +1,211 @@
+"""What the book says of an experiment's numbers: a paper's claim holds, does not, or was not tested."""
+
+import pytest
+
+from nullmark_jax.experiments import (
+    false_positives,
+    fine_tuning,
+    piracy,
+    pruning,
+    transfer,
+    trigger_piracy,
+)
+from nullmark_jax.experiments.measuring import t_interval
+from nullmark_jax.reports import book, cleanse
+
+
+def found(true, null=None):
+    return {"null": null, "true": true, "agreement": null, "wm": true if null is None else null}
+
+
+def triggers(scheme="adi", *, before, after):
+    """A curve at 0, the owner's 6 and 200 epochs: the pirate's triggers before, and (owner, pirate) after."""
+    points = [
+        {
+            "epochs": epochs,
+            "finite": True,
+            "before": {"normal_accuracy": 0.9, "owner": found(0.5), "pirate": found(b)},
+            "after": {"normal_accuracy": 0.9, "owner": found(own), "pirate": found(pirate)},
+        }
+        for epochs, b, (own, pirate) in zip((0, 6, 200), before, after, strict=True)
+    ]
+    metrics = {
+        "threshold": 0.8,
+        "scheme": scheme,
+        "owner_epochs": 6,
+        "images": 5700,
+        "attacker": "logits, sgd 0.001",
+        "fine_tuning": "sgd 0.001, 10 epochs",
+        "models": [{"name": "a", "curve": points}],
+    }
+    return {"metrics": metrics}
+
+
+def test_triggers_that_were_not_in_say_nothing_of_what_fine_tuning_leaves():
+    result = triggers(before=(0.1, 0.2, 0.95), after=((1.0, 0.1), (0.7, 0.2), (0.5, 0.9)))
+    equal, most = trigger_piracy.verdict(result)
+    assert equal.agrees is None and equal.text.endswith("so that it says nothing of what stays.")
+    assert "the owner's triggers are at 70.00, the pirate's at 20.00, 20.00 before" in equal.text
+    assert most.agrees is True and "200 epochs on 5700 images" in most.text
+
+
+def test_triggers_that_were_in_hold_or_do_not():
+    kept = triggers(before=(0.1, 0.9, 0.9), after=((1.0, 0.1), (0.7, 0.9), (0.9, 0.9)))
+    assert [each.agrees for each in trigger_piracy.verdict(kept)] == [True, False]
+    # Of another scheme neither paper says anything.
+    other = triggers(
+        "zhang-content", before=(0.1, 0.9, 0.9), after=((1, 0.1), (0.7, 0.9), (0.5, 0.9))
+    )
+    assert [each.agrees for each in trigger_piracy.verdict(other)] == [None, None]
+    assert all("paper" not in each.text for each in trigger_piracy.verdict(other))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "verified", "agrees"),
+    [(100, 1, True), (100, 0, False), (4, 1, None), (4, 0, False)],
+)
+def test_less_fine_tuning_than_theirs_confirms_nothing(epochs, verified, agrees):
+    model = {"normal_accuracy": 0.9, "owner": found(1.0, 0.9)}
+    metrics = {
+        "epochs": epochs,
+        "attacker": "sgd 0.1",
+        "later": {"models": [model], "verified": verified},
+        "grid": [],
+    }
+    finding = fine_tuning.verdict({"metrics": metrics})[0]
+    assert finding.agrees is agrees
+    assert ("(theirs: 100)" in finding.text) == (epochs < 100)
+
+
+def pirated(*, strongest, epochs=100, owner=1, printed=True):
+    pirate = {"normal_accuracy": 0.9, "finite": True, "images": 9, "owner": found(1.0, 0.9)}
+    ruined = {**pirate, "normal_accuracy": 0.1, "finite": False}
+    part = {"attacker": "x", "verified": 0, "owner_verified": owner}
+    attacker = {
+        "owner_loss": "logits",
+        "cross_entropy": "logits",
+        "images": 475,
+        "finite": True,
+        "pirate": found(1.0, 0.6),
+    }
+    metrics = {
+        "scheme": "null-embedding",
+        "threshold": 0.8,
+        "before": {"a": {"normal_accuracy": 0.9}},
+        "later": {**part, "epochs": 10, "owner_verified": 0, "pirates": [ruined]},
+        "earlier": {**part, "epochs": epochs, "pirates": [pirate]},
+        "strongest": {**part, "verified": strongest, "pirates": [pirate]},
+        "grid": {"steps": 600, "attackers": [attacker]},
+    }
+    return {"metrics": metrics, "paper": {"earlier_normal_accuracy": 0.9} if printed else {}}
+
+
+def test_attackers_that_failed_do_not_show_that_none_can():
+    later, earlier, strongest, _ = piracy.verdict(pirated(strongest=0))
+    assert (later.agrees, earlier.agrees, strongest.agrees) == (True, True, None)
+    assert later.text.endswith("; not a number: 1 of 1 models.")
+    assert "the strongest of 1 attackers tried, of 475 images and 600 steps (x)" in strongest.text
+    assert piracy.verdict(pirated(strongest=1))[2].agrees is False
+
+
+@pytest.mark.parametrize(
+    ("epochs", "owner", "printed", "agrees"),
+    [(10, 1, True, None), (10, 0, True, False), (100, 0, True, False), (100, 1, False, None)],
+)
+def test_the_earlier_paper_s_attack_is_confirmed_at_its_length_on_its_tasks(
+    epochs, owner, printed, agrees
+):
+    result = pirated(strongest=0, epochs=epochs, owner=owner, printed=printed)
+    finding = piracy.verdict(result)[1]
+    assert finding.agrees is agrees
+    assert ("(theirs: 100)" in finding.text) == (epochs < 100)
+    assert ("it says of other tasks" in finding.text) == (not printed)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "recovered", "agrees"),
+    [("sgd at 0.01", 1, True), ("sgd at 0.01", 0, False), ("adam at 0.001", 0, None)],
+)
+def test_another_optimiser_s_students_say_nothing_of_the_paper_s(optimizer, recovered, agrees):
+    part = {"models": [{}], "verified": recovered}
+    metrics = {
+        "student_images": 340,
+        "epochs": 5,
+        "recovery_epochs": 1,
+        "optimizer": optimizer,
+        "ways": [{"way": "all", "watermarked": part, "free": {"models": [], "verified": 0}}],
+    }
+    (finding,) = transfer.verdict({"metrics": metrics})
+    assert finding.agrees is agrees
+    assert (
+        f"340 images, 5 epochs by {optimizer} and 1, in {recovered} of 1 (of 1 teacher)"
+        in finding.text
+    )
+
+
+def test_of_pruning_those_are_named_that_do_and_those_that_do_not():
+    def highest(attack, lost):
+        return {"attack": attack, "models": [None if lost is None else {"lost": lost}]}
+
+    metrics = {"acceptable_loss": 0.05, "before": {"models": [{}]}}
+    some = [highest("neurons", 0.01), highest("weights", 0.06), highest("quantisation", None)]
+    (finding,) = pruning.verdict({"metrics": metrics | {"highest": some}})
+    assert finding.agrees is False
+    assert finding.text.endswith(
+        "these do: neurons, in 1 of 1; these do not: weights, quantisation."
+    )
+    (finding,) = pruning.verdict({"metrics": metrics | {"highest": some[1:]}})
+    assert finding.agrees is True and finding.text.endswith("points lower, none does.")
+
+
+@pytest.mark.parametrize(("flagged", "agrees"), [([], True), ([0, 5], False)])
+def test_any_label_flagged_on_a_marked_model_is_against_the_paper(flagged, agrees):
+    model = {
+        "watermarked": True,
+        "target": 3,
+        "modes": {"bounded": {"flagged": flagged, "lowest": 2.35}},
+    }
+    metrics = {"models": [model], "unlearning": {"learning_rates": []}, "unlearned": []}
+    (finding,) = cleanse.verdict({"metrics": metrics})
+    assert finding.agrees is agrees
+    assert f"flagged in 0, some label in {int(not agrees)} of 1 watermarked models" in finding.text
+
+
+def test_tries_are_reckoned_from_random_marks_and_signatures_together():
+    def rate(threshold, passed, of):
+        return {"threshold": threshold, "passed": passed, "of": of, "low": 0.0, "high": 0.1}
+
+    model = {
+        "name": "a",
+        "watermarked": True,
+        "images": 10,
+        "num_classes": 10,
+        "true": [0.0],
+        "null": [0.0],
+        "wm": [0.0],
+        "rates": [rate(0.5, 1, 1000), rate(0.55, 1, 1000), rate(0.6, 0, 1000)],
+        "grinding": [{**rate(t, 0, 3000), "first": None} for t in (0.5, 0.55, 0.6)],
+    }
+    _, table = false_positives.tables({"metrics": {"models": [model]}, "paper": {}})
+    assert [row[1] for row in table.rows] == ["50 to 55", "60"]
+    # 1 of 4,000: 1 - (1 - low)^4000 = 0.025, and 0 of 4,000: (1 - high)^4000 = 0.025.
+    fewest, most = table.rows[0][-1].split(" to ")
+    assert int(most) == pytest.approx(1 / (1 - 0.975 ** (1 / 4000)), abs=1)
+    assert 700 < int(fewest) < 730
+    assert table.rows[1][-1] == f"{1 / (1 - 0.025 ** (1 / 4000)):.0f} to ?"
+
+
+def test_the_t_interval_of_a_mean():
+    # Mean 2, standard error 1 / sqrt(3), t of two degrees of freedom 4.3027.
+    assert t_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-3)
+
+
+def test_the_test_images_are_those_of_records_and_of_no_curve_or_attacker():
+    record = {"normal_accuracy": 0.9, "images": 1000}
+    metrics = {
+        "images": 5000,
+        "models": [{**record, "curve": [{**record, "images": 200}]}],
+        "grid": [{**record, "images": 570, "way": "adam"}],
+    }
+    assert book._measured_on({"metrics": metrics})[0].startswith("Measured on 1,000 test images;")
+    assert book._measured_on({"metrics": {"images": 5000}}) == []
