@@ -238,8 +238,8 @@ def tables(result: Result) -> list[Table]:
                 "verified",
             ),
             rows,
-            f"Trained from new parameters with the victim's own recipe{_steps(metrics)}, whatever the "
-            "number of images. Queries of the task are the victim's own training images without their "
+            f"Trained from new parameters with the victim's own recipe{_steps(metrics)}; as many steps "
+            "whatever the number of images. Queries of the task are the victim's own training images without their "
             "labels. Agreement: test images that the substitute answers as the victim does. Labels "
             "answered: how many different ones the victim gave.",
         )
@@ -261,7 +261,7 @@ def tables(result: Result) -> list[Table]:
 def _steps(metrics: Metrics) -> str:
     if "steps" not in metrics:  # Earlier results lack it.
         return ""
-    return f" for {metrics['steps']} steps (the victim: {metrics['victim_steps']})"
+    return f"; {metrics['steps']} steps, the victim {metrics['victim_steps']}"
 
 
 def draw(result: Result) -> dict[str, Figure]:
@@ -308,9 +308,9 @@ def verdict(result: Result) -> list[Finding]:
         best = max(some, key=lambda each: mean(each["models"], "normal_accuracy"))
         findings.append(
             Finding(
-                f"With queries from {source} the best substitute{_steps(metrics)} ({best['images']} images, "
+                f"With queries from {source} the best substitute ({best['images']} images, "
                 f"{100 * mean(best['models'], 'ratio'):.3g}% of the training set, answers: "
-                f"{best['answers']}) has NC "
+                f"{best['answers']}{_steps(metrics)}) has NC "
                 f"{percent(mean(best['models'], 'normal_accuracy'))}%, the victim {percent(before)}%."
             )
         )
