@@ -238,10 +238,10 @@ def tables(result: Result) -> list[Table]:
                 "verified",
             ),
             rows,
-            f"Trained from new parameters with the victim's own recipe{_steps(metrics)}; as many "
-            "steps whatever the number of images. Queries of the task are the victim's own training images without their "
-            "labels. Agreement: test images that the substitute answers as the victim does. Labels "
-            "answered: how many different ones the victim gave.",
+            f"Trained from new parameters with the victim's own recipe{_steps(metrics)}; as many steps "
+            "whatever the number of images. Queries of the task are the victim's own training images "
+            "without their labels. Agreement: test images that the substitute answers as the victim does. "
+            "Labels answered: how many different ones the victim gave.",
         )
     ]
     if "sources" in paper:
