@@ -44,6 +44,28 @@ def page(root):
     return (root / "docs" / "results.md").read_text()
 
 
+def test_figures_are_drawn_anew_and_what_is_no_figure_any_more_goes(root, tmp_path):
+    folder = swept(tmp_path / "sweep", result_of(TWO))
+    assert book.main(["book", f"--root={root}", f"--add={folder}"]) == 0
+    target = root / "results" / "sweeps" / "digit" / AXIS
+    drawn = (target / "sweep.png").read_bytes()
+    (target / "sweep.png").write_bytes(b"")
+    (target / "old.png").write_bytes(b"")
+    assert book.main(["book", f"--root={root}", "--redraw"]) == 0
+    assert (target / "sweep.png").read_bytes() == drawn
+    assert not (target / "old.png").exists()
+
+
+def test_what_cannot_be_drawn_is_one_line(root, tmp_path, capsys):
+    folder = swept(tmp_path / "sweep", result_of(TWO))
+    assert book.main(["book", f"--root={root}", f"--add={folder}"]) == 0
+    path = root / "results" / "sweeps" / "digit" / AXIS / "result.json"
+    path.write_text(json.dumps(result_of(TWO) | {"experiment": "gone"}))
+    assert book.main(["book", f"--root={root}", "--redraw"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("'gone' is no experiment; remove its folder")
+
+
 def test_a_sweep_stands_in_the_book_with_its_table_figure_and_command(root, tmp_path):
     folder = swept(tmp_path / "sweep", result_of(TWO))
     assert "## Sweeps" not in page(root)

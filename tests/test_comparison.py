@@ -61,7 +61,9 @@ def test_a_count_has_its_exact_interval(k, n, text):
 def test_owners_and_what_was_not_measured():
     training = (owners((0.99, 0.95), (0.97, 0.99)), owners((0.98, 1.0)), ())
     parts = {"later": pirates(1, 0, [0.5, 0.7]), "strongest": pirates(1, 2, [1, 0], "adam")}
-    piracy = {"metrics": {**parts, "grid": {"attackers": [None] * 7}}}
+    piracy = {
+        "metrics": {**parts, "grid": {"attackers": [{"victim": "a"}] * 7 + [{"victim": "b"}]}}
+    }
     rows = rows_of([{"piracy": piracy}, {}, {}], training)
     assert rows["owners"] == ["2", "1", ""]
     assert rows["NC, %"] == ["98.00 (97.00 to 99.00)", "98.00", ""]
@@ -162,14 +164,15 @@ def test_the_other_rows_count_what_each_experiment_found():
         "input_filter": {"metrics": {"filters": filters}},
     }
     theirs = {
-        "trigger_false_positives": {"metrics": {"models": false_positives[:1]}},
+        # The same marks on two models are no draws.
+        "trigger_false_positives": {"metrics": {"models": false_positives[:1] * 2}},
         "pruning": {"metrics": less},
         "neural_cleanse": {"metrics": {"models": [no_label]}},
     }
     rows = rows_of([ours, theirs, {}])
-    assert rows["others' marks that verify at T = 80%"][:2] == [
+    assert rows["others' marks that verify at the task's T"][:2] == [
         "1 marked: 1 of 1000 (0.00253 to 0.556%); 1 free: 0 of 1000 (0 to 0.368%)",
-        "1 marked: 1 of 1000 (0.00253 to 0.556%)",
+        "2 marked: 2 of 2000 (2 x 1000)",
     ]
     pruning = rows["pruning that takes the mark at NC at most 5 points lower"]
     assert pruning[0] == "neurons, ascending: 1 of 2; weights, descending: 1 of 2"

@@ -1,11 +1,15 @@
 """Model extraction: the soft cross entropy by hand, queries, and a substitute that learns its victim."""
 
+import json
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
 import tiny_task
+import tiny_victim
 from PIL import Image
 
 from nullmark_jax import losses, models
@@ -13,9 +17,11 @@ from nullmark_jax.attacks import extraction
 from nullmark_jax.attacks.extraction import Thief
 from nullmark_jax.data import unlabelled
 from nullmark_jax.errors import InputError
-from nullmark_jax.experiments import queries
+from nullmark_jax.experiments import experiment, queries
+from nullmark_jax.experiments import extraction as extraction_experiment
 from nullmark_jax.optimizers import Recipe
 
+ROOT = pathlib.Path(__file__).parents[1]
 SHAPE = (tiny_task.SIDE, tiny_task.SIDE, 1)
 
 
@@ -199,3 +205,19 @@ class TestQueries:
             ("random", 400),
             ("random", 600),
         ]
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections
+def test_victims_of_different_steps_are_one_line(tmp_path_factory, tmp_path, capsys):
+    first = tiny_victim.folder(tmp_path_factory)
+    other = tiny_victim.other(first, tmp_path / "other")
+    batch = json.loads((first / "config.json").read_text())["batch_size"]
+    tiny_victim.change_json(other / "config.json", batch_size=batch // 2)
+    argv = [f"--config={ROOT}/configs/attacks/extraction.py:digit", f"--workdir={tmp_path}/out"]
+    argv += [f"--victim={first}", f"--victim={other}"]
+    assert experiment.main(extraction_experiment.EXPERIMENT, ["extraction", *argv]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.endswith(
+        "--victim: they trained for different numbers of steps; give them one by one"
+    )
+    assert not (tmp_path / "out").exists()

@@ -131,8 +131,8 @@ def test_the_verdict_counts_by_the_two_losses():
     finding = loss_gate.verdict(ATTACKS, "null-embedding", 0.8)
     # The clip let one through.
     assert finding.agrees is False
-    assert loss_gate.verdict(ATTACKS[:-1], "null-embedding", 0.8).agrees is True
-    # Of no clip nothing was seen.
+    # That it let none through, or was not tried, does not say that it lets none.
+    assert loss_gate.verdict(ATTACKS[:-1], "null-embedding", 0.8).agrees is None
     assert loss_gate.verdict(ATTACKS[:2], "null-embedding", 0.8).agrees is None
     assert finding.text.endswith(
         "the pirate's claim verifies with owner logits and attacker logits in 2 of 4, with owner logits "

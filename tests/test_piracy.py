@@ -170,7 +170,7 @@ def test_another_owners_loss_is_for_the_grid_alone(command, tmp_path_factory, tm
     # The attacker's images, not the 45 that accuracies are measured on.
     assert [each["images"] for each in tried] == [54, 54]
     assert list(metrics["grid"]["before"]) == [victim.name, "clipped-owner"]
-    gate = piracy.tables(read(tmp_path / "run"))[-1]
+    gate = piracy.EXPERIMENT.tables(read(tmp_path / "run"))[-1]
     assert [row[4] for row in gate.rows] == ["0.001, 54 images"] * 2
     # The same attacker, pirate and images on another model.
     assert tried[0]["name"] == tried[1]["name"] and tried[0]["seed"] == tried[1]["seed"]

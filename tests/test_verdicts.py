@@ -5,7 +5,9 @@ import pytest
 from nullmark_jax.experiments import (
     false_positives,
     fine_tuning,
-    piracy,
+    functionality,
+    piracy_cost,
+    piracy_tables,
     pruning,
     transfer,
     trigger_piracy,
@@ -18,7 +20,7 @@ def found(true, null=None):
     return {"null": null, "true": true, "agreement": null, "wm": true if null is None else null}
 
 
-def triggers(scheme="adi", *, before, after):
+def triggers(scheme="adi", *, before, after, task="digit"):
     """A curve at 0, the owner's 6 and 200 epochs: the pirate's triggers before, and (owner, pirate) after."""
     points = [
         {
@@ -38,7 +40,7 @@ def triggers(scheme="adi", *, before, after):
         "fine_tuning": "sgd 0.001, 10 epochs",
         "models": [{"name": "a", "curve": points}],
     }
-    return {"metrics": metrics}
+    return {"metrics": metrics, "task": task}
 
 
 def test_triggers_that_were_not_in_say_nothing_of_what_fine_tuning_leaves():
@@ -46,12 +48,17 @@ def test_triggers_that_were_not_in_say_nothing_of_what_fine_tuning_leaves():
     equal, most = trigger_piracy.verdict(result)
     assert equal.agrees is None and equal.text.endswith("so that it says nothing of what stays.")
     assert "the owner's triggers are at 70.00, the pirate's at 20.00, 20.00 before" in equal.text
-    assert most.agrees is True and "200 epochs on 5700 images" in most.text
+    # The earlier paper's model is another task's.
+    assert most.agrees is None and "200 epochs on 5700 images" in most.text
 
 
 def test_triggers_that_were_in_hold_or_do_not():
-    kept = triggers(before=(0.1, 0.9, 0.9), after=((1.0, 0.1), (0.7, 0.9), (0.9, 0.9)))
-    assert [each.agrees for each in trigger_piracy.verdict(kept)] == [True, False]
+    kept = {"before": (0.1, 0.9, 0.9), "after": ((1.0, 0.1), (0.7, 0.9), (0.9, 0.9))}
+    found = {
+        task: [each.agrees for each in trigger_piracy.verdict(triggers(task=task, **kept))]
+        for task in ("digit", "object")
+    }
+    assert found == {"digit": [True, None], "object": [True, False]}
     # Of another scheme neither paper says anything.
     other = triggers(
         "zhang-content", before=(0.1, 0.9, 0.9), after=((1, 0.1), (0.7, 0.9), (0.5, 0.9))
@@ -82,6 +89,7 @@ def pirated(*, strongest, epochs=100, owner=1, printed=True):
     ruined = {**pirate, "normal_accuracy": 0.1, "finite": False}
     part = {"attacker": "x", "verified": 0, "owner_verified": owner}
     attacker = {
+        "victim": "a",
         "owner_loss": "logits",
         "cross_entropy": "logits",
         "images": 475,
@@ -95,17 +103,18 @@ def pirated(*, strongest, epochs=100, owner=1, printed=True):
         "later": {**part, "epochs": 10, "owner_verified": 0, "pirates": [ruined]},
         "earlier": {**part, "epochs": epochs, "pirates": [pirate]},
         "strongest": {**part, "verified": strongest, "pirates": [pirate]},
-        "grid": {"steps": 600, "attackers": [attacker]},
+        # One more on a victim of another loss, of which the strongest is not.
+        "grid": {"steps": 600, "attackers": [attacker, {**attacker, "victim": "b"}]},
     }
     return {"metrics": metrics, "paper": {"earlier_normal_accuracy": 0.9} if printed else {}}
 
 
 def test_attackers_that_failed_do_not_show_that_none_can():
-    later, earlier, strongest, _ = piracy.verdict(pirated(strongest=0))
+    later, earlier, strongest, _ = piracy_tables.verdict(pirated(strongest=0))
     assert (later.agrees, earlier.agrees, strongest.agrees) == (True, True, None)
-    assert later.text.endswith("; not a number: 1 of 1 models.")
-    assert "the strongest of 1 attackers tried, of 475 images and 600 steps (x)" in strongest.text
-    assert piracy.verdict(pirated(strongest=1))[2].agrees is False
+    assert later.text.endswith("; not a number: 1 of 1 model.")
+    assert "the strongest of 1 attacker tried, of 475 images and 600 steps (x)" in strongest.text
+    assert piracy_tables.verdict(pirated(strongest=1))[2].agrees is False
 
 
 @pytest.mark.parametrize(
@@ -116,30 +125,38 @@ def test_the_earlier_paper_s_attack_is_confirmed_at_its_length_on_its_tasks(
     epochs, owner, printed, agrees
 ):
     result = pirated(strongest=0, epochs=epochs, owner=owner, printed=printed)
-    finding = piracy.verdict(result)[1]
+    finding = piracy_tables.verdict(result)[1]
     assert finding.agrees is agrees
     assert ("(theirs: 100)" in finding.text) == (epochs < 100)
     assert ("it says of other tasks" in finding.text) == (not printed)
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "recovered", "agrees"),
-    [("sgd at 0.01", 1, True), ("sgd at 0.01", 0, False), ("adam at 0.001", 0, None)],
+    ("optimizer", "epochs", "more", "recovered", "agrees"),
+    [
+        ("sgd at 0.01", 200, 6, 1, True),
+        ("sgd at 0.01", 200, 6, 0, False),
+        ("sgd at 0.01", 5, 6, 1, None),
+        ("sgd at 0.01", 200, 1, 0, None),
+        ("adam at 0.001", 200, 6, 0, None),
+    ],
 )
-def test_another_optimiser_s_students_say_nothing_of_the_paper_s(optimizer, recovered, agrees):
+def test_another_optimiser_s_or_shorter_students_say_nothing_of_the_paper_s(
+    optimizer, epochs, more, recovered, agrees
+):
     part = {"models": [{}], "verified": recovered}
     metrics = {
         "student_images": 340,
-        "epochs": 5,
-        "recovery_epochs": 1,
+        "epochs": epochs,
+        "recovery_epochs": more,
         "optimizer": optimizer,
-        "ways": [{"way": "all", "watermarked": part, "free": {"models": [], "verified": 0}}],
+        "ways": [{"way": "all", "watermarked": part, "free": part}],
     }
     (finding,) = transfer.verdict({"metrics": metrics})
     assert finding.agrees is agrees
-    assert (
-        f"340 images, 5 epochs by {optimizer} and 1, in {recovered} of 1 (of 1 teacher)"
-        in finding.text
+    assert finding.text.endswith(
+        f"here, of {epochs} epochs on 340 images and by {more} more, all by {optimizer}, from {recovered} of "
+        f"1 students of 1 teacher, and from {recovered} of 1 of watermark-free ones."
     )
 
 
@@ -165,9 +182,19 @@ def test_any_label_flagged_on_a_marked_model_is_against_the_paper(flagged, agree
         "target": 3,
         "modes": {"bounded": {"flagged": flagged, "lowest": 2.35}},
     }
-    metrics = {"models": [model], "unlearning": {"learning_rates": []}, "unlearned": []}
+    metrics = {
+        "images": 256,
+        "starts": 1,
+        "search": {"rounds": 20, "batches": 4, "batch_size": 32},
+        "models": [model],
+        "unlearning": {"learning_rates": []},
+        "unlearned": [],
+    }
     (finding,) = cleanse.verdict({"metrics": metrics})
     assert finding.agrees is agrees
+    assert "256 clean images, 1 start a label, 20 rounds of 4 batches of 32 at most" in finding.text
+    free = model | {"watermarked": False, "target": None}
+    assert cleanse.verdict({"metrics": metrics | {"models": [free]}})[0].agrees is None
     assert f"flagged in 0, some label in {int(not agrees)} of 1 watermarked models" in finding.text
 
 
@@ -200,12 +227,72 @@ def test_the_t_interval_of_a_mean():
     assert t_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-3)
 
 
-def test_the_test_images_are_those_of_records_and_of_no_curve_or_attacker():
+def test_the_test_images_are_those_of_records_and_of_no_attacker():
     record = {"normal_accuracy": 0.9, "images": 1000}
+    curve = {"curve": [{**record, "images": 200}]}
     metrics = {
         "images": 5000,
-        "models": [{**record, "curve": [{**record, "images": 200}]}],
+        "models": [{**record, **curve}],
         "grid": [{**record, "images": 570, "way": "adam"}],
     }
-    assert book._measured_on({"metrics": metrics})[0].startswith("Measured on 1,000 test images;")
-    assert book._measured_on({"metrics": {"images": 5000}}) == []
+
+    def said(metrics):
+        return book._measured_on({"metrics": metrics})[:1]
+
+    assert said(metrics) == ["Measured on 1,000 test images; curves on 200."]
+    assert said({"models": [curve]}) == ["Measured on 200 test images."]
+    assert said({"images": 5000}) == []
+
+
+def test_false_positives_are_counted_at_the_model_s_own_threshold():
+    def rate(threshold, passed):
+        return {"threshold": threshold, "passed": passed, "of": 1000, "low": 0.0, "high": 0.1}
+
+    model = {
+        "name": "a",
+        "watermarked": True,
+        "threshold": 0.6,
+        "rates": [rate(0.6, 3), rate(0.8, 0)],
+        "grinding": [rate(0.6, 1), rate(0.8, 0)],
+    }
+    (finding,) = false_positives.verdict({"metrics": {"models": [model]}})
+    assert finding.text.startswith(
+        "Of 1000 random watermarks 3 verify on a (watermarked) at T = 60%"
+    )
+    assert finding.text.endswith("of a cheat's 1000 signatures 1.") and finding.agrees is True
+    low = [{**each, "low": 0.002} for each in model["rates"]]
+    few = [{**each, "of": 100} for each in model["rates"]]
+    for rates, agrees in ((low, False), (few, None)):
+        (finding,) = false_positives.verdict({"metrics": {"models": [model | {"rates": rates}]}})
+        assert finding.agrees is agrees
+
+
+@pytest.mark.parametrize(
+    ("paper", "agrees"),
+    [({}, True), ({"free_normal_accuracy": 0.90, "normal_accuracy": 0.8999}, False)],
+)
+def test_the_cost_is_held_to_the_paper_s_of_the_task(paper, agrees):
+    # Costs of 0.5 and 0.6 points: the interval of the mean begins at 0.55 - 12.706 x 0.05 = -0.09.
+    nc = {"owners": (0.894, 0.895), "free": (0.899, 0.901)}
+    metrics = {kind: [{"normal_accuracy": each} for each in values] for kind, values in nc.items()}
+    (finding,) = functionality.verdict({"metrics": metrics, "paper": paper})
+    assert "costs 0.55 points of NC (0.50 to 0.60) over 2 owners; 95% t" in finding.text
+    assert finding.agrees is True  # Two owners cannot tell it from none.
+    one = {kind: each[:1] for kind, each in metrics.items()}
+    assert functionality.verdict({"metrics": one, "paper": paper})[0].agrees is agrees
+    assert ("on this task" in finding.text) == bool(paper)
+
+
+def test_the_cost_of_piracy_says_when_it_was_looked_at():
+    def run(start, reached):
+        curve = [{"steps": each} for each in (0, 500, 1000, 2000)]
+        named = {"victim": "a", "embedding": "null only", "images": 9, "attacker": "x"}
+        return {**named, "start": start, "reached": {"steps": reached}, "curve": curve}
+
+    metrics = {"steps": 2000, "runs": [run("owner", 1000), run("scratch", 500)]}
+    (finding,) = piracy_cost.verdict({"metrics": metrics})
+    assert finding.agrees is False and "takes 2 times as many steps" in finding.text
+    assert (
+        "(1 model, a pirate each; looked at after 500, 1000 and 2000 steps, the most,"
+        in finding.text
+    )

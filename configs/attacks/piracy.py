@@ -12,6 +12,7 @@ import ml_collections
 
 from nullmark_jax.experiments import piracy
 from nullmark_jax.experiments.attackers import choose_earlier, choose_task, set_paper_attacker
+from nullmark_jax.experiments.piracy_tables import PRINTED
 
 # Later paper, Table 3, after the attack: NC, the owner's null and true, the pirate's null and true.
 _TABLE_3 = {
@@ -58,7 +59,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     else:
         for later, table in ((True, _TABLE_3), (False, _TABLE_V)):
             if task in table:
-                names = tuple(f"{'' if later else 'earlier_'}{name}" for name in piracy.PRINTED)
+                names = tuple(f"{'' if later else 'earlier_'}{name}" for name in PRINTED)
                 config.paper.update(dict(zip(names, table[task], strict=True)))
     set_paper_attacker(config.later, task, design)
     set_paper_attacker(config.earlier, task, design)

@@ -28,7 +28,8 @@ class Finding(NamedTuple):
 
     Attributes:
       text: what a paper claims, where one does, and what was found.
-      agrees: whether what was found is as the paper says; None where none says anything of it.
+      agrees: whether what was found is as the paper says; None where none says anything of it, or where what
+        was done is too little or too different to confirm or contradict it.
     """
 
     text: str

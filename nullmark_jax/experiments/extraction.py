@@ -77,6 +77,10 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     """Returns the metrics: the victims before, and for each source, count and answer its substitutes."""
     paths = queries.paths_of(config.ood_path)
     most = {name: queries.available(path, victims[0]) for name, path in paths.items()}
+    if len({_own_steps(victim) for victim in victims}) > 1:
+        raise InputError(
+            "--victim: they trained for different numbers of steps; give them one by one"
+        )
     planned: dict[str, Callable[[], Record]] = {}
     for v, victim in enumerate(victims):
         bench, ask = Bench(victim, config.test_images), _answers(victim)

@@ -23,13 +23,15 @@ from nullmark_jax.attacks import grinding
 from nullmark_jax.experiments import experiment
 from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
-from nullmark_jax.experiments.measuring import Record, accuracies, at_papers_threshold, limited
+from nullmark_jax.experiments.measuring import Record, accuracies, at_own_threshold, limited
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.reports import curves
 from nullmark_jax.reports.table import Table, percent
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 _CHUNK = 100
+# The most of its four tasks in the later paper, on the watermarked Object.
+_PAPERS_RATE = 1e-3
 
 
 def default() -> ml_collections.ConfigDict:
@@ -92,8 +94,13 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
                 "true": random["true"],
                 "agreement": random["agreement"],
                 "wm": random["wm"],
-                "rates": [rate_at(random["wm"], each, victim.scheme) for each in THRESHOLDS],
-                "grinding": [_grinding(tries["wm"], each, victim.scheme) for each in THRESHOLDS],
+                "rates": [
+                    rate_at(random["wm"], each, victim.scheme) for each in thresholds(victim)
+                ],
+                "grinding": [
+                    _grinding(tries["wm"], each, victim.scheme) for each in thresholds(victim)
+                ],
+                "threshold": victim.config.watermark.threshold,
                 "tries": config.tries,
                 "screening_images": config.screening_images,
             }
@@ -155,6 +162,11 @@ def _tries(
         return {"wm": wm}
 
     return measured
+
+
+def thresholds(victim: Victim) -> list[float]:
+    """Returns those that rates are given at: `THRESHOLDS` and the victim's own."""
+    return sorted({*THRESHOLDS, victim.config.watermark.threshold})
 
 
 def _joined(records: dict[str, Record], prefix: str) -> dict[str, Any]:
@@ -309,19 +321,20 @@ def draw(result: Result) -> dict[str, Figure]:
 
 
 def verdict(result: Result) -> list[Finding]:
-    """Returns how many random watermarks verified at T = 80%, and what the papers say."""
+    """Returns how many random watermarks verified at the model's own T, and what the papers say."""
     findings = []
     for each in result["metrics"]["models"]:
-        rate = at_papers_threshold(each["rates"])
-        tried = at_papers_threshold(each["grinding"])
+        rate, tried = at_own_threshold(each), at_own_threshold(each, "grinding")
+        high = max(rate["low"], tried["low"]) > _PAPERS_RATE
         findings.append(
             Finding(
-                f"Of {rate['of']} random watermarks {rate['passed']} verify on {_title(each)} at T = 80% "
+                f"Of {rate['of']} random watermarks {rate['passed']} verify on {_title(each)} at T = "
+                f"{100 * rate['threshold']:g}% "
                 f"(95% interval {100 * rate['low']:.2g} to {100 * rate['high']:.2g}%; the later paper: "
                 "none, 1 of 1,000 on its watermarked Object); of a cheat's "
                 f"{tried['of']} signatures {tried['passed']}.",
-                # Its 1 of 1,000 is within what the intervals allow.
-                max(rate["low"], tried["low"]) <= 1e-3,
+                # Its 1 of 1,000 is within what the intervals allow; of fewer it is so whatever is found.
+                None if not high and rate["of"] < 1 / _PAPERS_RATE else not high,
             )
         )
     return findings

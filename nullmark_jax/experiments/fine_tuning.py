@@ -32,7 +32,7 @@ from nullmark_jax.experiments.measuring import (
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.optimizers import Recipe
 from nullmark_jax.reports import curves
-from nullmark_jax.reports.table import Table
+from nullmark_jax.reports.table import Table, beside_papers
 
 _POINTS = 25
 # Section 8.1 of the later paper; section VIII-A of the earlier.
@@ -163,8 +163,7 @@ def _tuned(
 
 def epochs_beside_papers(epochs: int) -> str:
     """Returns so many epochs in words, with the papers' where these are more."""
-    theirs = f" (theirs: {_PAPERS_EPOCHS})" if epochs < _PAPERS_EPOCHS else ""
-    return f"{epochs} epochs{theirs}"
+    return f"{epochs} epochs{beside_papers(epochs, _PAPERS_EPOCHS)}"
 
 
 def tables(result: Result) -> list[Table]:

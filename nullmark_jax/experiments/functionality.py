@@ -228,7 +228,7 @@ def verdict(result: Result) -> list[Finding]:
         for own, free in zip(metrics["owners"], metrics["free"], strict=True)
     ]
     mean_cost, paper = sum(cost) / len(cost), result["paper"]
-    interval = ""
+    interval, low = "", mean_cost
     if len(cost) > 1:
         low, high = t_interval(cost)
         interval = f"; 95% t interval of the mean {low:.2f} to {high:.2f}"
@@ -241,7 +241,8 @@ def verdict(result: Result) -> list[Finding]:
         Finding(
             f"A watermark costs {mean_cost:.2f} points of NC ({min(cost):.2f} to {max(cost):.2f}) over "
             f"{len(cost)} owners{interval}; the later paper has {theirs:.2f} {of_theirs}.",
-            mean_cost <= _PAPERS_COST,
+            # No more than theirs, as far as so many owners can tell.
+            low <= theirs,
         )
     ]
 

@@ -115,7 +115,8 @@ def verdict(tried: Sequence[Record], scheme: str, threshold: float) -> Finding:
         "The loss as a gate (the earlier paper: what it clips cannot be trained), one model of each owner's "
         "loss and one pirate; of the grid's attacks, over optimisers and rates, the pirate's claim verifies "
         f"with {', with '.join(found)}.",
-        None if not clipped else not let_in,
+        # That none of some attackers got through does not say that none can.
+        False if let_in else None,
     )
 
 

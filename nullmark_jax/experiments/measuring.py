@@ -105,6 +105,11 @@ def finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
+def ruined(records: Sequence[Record]) -> int:
+    """Returns how many of some attacked models are not a number."""
+    return sum(not each["finite"] for each in records)
+
+
 def all_finite(params: Params) -> bool:
     """Returns whether a model is one: whether each of its parameters is finite."""
     return all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(params))
@@ -116,9 +121,10 @@ def derived_seed(seed: int, *purpose: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
-def at_papers_threshold(rates: list[Record]) -> Record:
-    """Returns the one of some thresholds' records that is at the papers' T, 80%."""
-    return next(rate for rate in rates if rate["threshold"] == 0.8)
+def at_own_threshold(model: Record, which: str = "rates") -> Record:
+    """Returns the one of a model's records by threshold, `rates` or `grinding`, that is at its own T."""
+    own = model.get("threshold", 0.8)  # Earlier results lack it; theirs were all the papers' 80%.
+    return next(rate for rate in model[which] if rate["threshold"] == own)
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:

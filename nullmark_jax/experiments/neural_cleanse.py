@@ -147,7 +147,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         "images": config.images,
         "starts": config.starts,
         "success": config.search.success,
-        "search": config.search.to_dict(),
+        "search": {name: config.search[name] for name in ("rounds", "batches", "batch_size")},
         "unlearning": config.unlearning.to_dict(),
         "models": described,
         "before": [each for name, each in left.items() if name.startswith("before/")],

@@ -206,7 +206,8 @@ def verdict(result: Result) -> list[Finding]:
                     if whole
                     else "."
                 ),
-                not whole,
+                # That this attack fails does not say that all do.
+                False if whole else None,
             )
         )
     return findings

@@ -28,7 +28,7 @@ from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import Record, check_images, derived_seed
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.reports import curves
-from nullmark_jax.reports.table import Table, percent
+from nullmark_jax.reports.table import Table, many, percent
 
 # What is embedded, by the weight alpha of the true term.
 EMBEDDINGS = {"null only": 0.0, "null and true": 1.0}
@@ -263,10 +263,10 @@ def _multiple(pirate: Record | None, scratch: Record | None) -> str:
 def _looked(metrics: Metrics) -> str:
     """Returns on how many models it was measured, and how closely."""
     models = {run["victim"] for run in metrics["runs"]}
-    steps = [point["steps"] for point in metrics["runs"][0]["curve"] if point["steps"]]
+    steps = [point["steps"] for point in metrics["runs"][0]["curve"]]
     return (
-        f"{len(models)} model{'s' * (len(models) > 1)}, a pirate each; of {metrics['steps']} steps at most, "
-        f"looked at {len(steps)} times, the last {steps[-1] / steps[-2]:.2g} times as late as the one before"
+        f"{many(len(models), 'model')}, a pirate each; looked at after {steps[-3]}, {steps[-2]} and "
+        f"{steps[-1]} steps, the most, and in like distances before"
     )
 
 

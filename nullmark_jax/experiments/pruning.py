@@ -29,7 +29,7 @@ from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.models import Params
 from nullmark_jax.optimizers import Recipe
 from nullmark_jax.reports import curves
-from nullmark_jax.reports.table import Table, percent
+from nullmark_jax.reports.table import Table, many, percent
 
 _ACCURACIES = (("normal_accuracy",), ("owner", "null"), ("owner", "true"), ("owner", "wm"))
 
@@ -326,7 +326,7 @@ def draw(result: Result) -> dict[str, Figure]:
 
 
 def verdict(result: Result) -> list[Finding]:
-    """Returns at what NC each kind of change loses the watermark, which the papers say none does."""
+    """Returns which kinds of change take the watermark at an acceptable NC: none, the papers say."""
     metrics = result["metrics"]
     do, do_not = [], []
     for each in metrics["highest"]:
@@ -342,7 +342,7 @@ def verdict(result: Result) -> list[Finding]:
     return [
         Finding(
             "No reasonable pruning takes the watermark and leaves the model, the papers say; here, "
-            f"{models} model{'s' * (models > 1)}, NC at most {100 * metrics['acceptable_loss']:g} points "
+            f"{many(models, 'model')}, NC at most {100 * metrics['acceptable_loss']:g} points "
             f"lower, {these}{others}.",
             not do,
         )

@@ -211,7 +211,7 @@ EXPERIMENT = Experiment(
     draw=stability_tables.draw,
     verdict=stability_tables.verdict,
     captions={
-        "stability-logits": "The first model's NC against the rate, the later paper's attacker; 0: broken.",
+        "stability-logits": "The first model's NC by rate, the later paper's attacker; 0: not a number.",
         "stability-logits-step": "The same against the size of the first step.",
         "stability-clipped": "NC of the first model against the rate with the clipped cross-entropy.",
         "stability-clipped-step": "The same against the size of the first step.",

@@ -10,7 +10,7 @@ from nullmark_jax.experiments import attackers
 from nullmark_jax.experiments.experiment import Finding, Metrics, Result
 from nullmark_jax.experiments.measuring import BROKEN, Record, mean, mean_and_spread
 from nullmark_jax.reports import curves
-from nullmark_jax.reports.table import Table, percent
+from nullmark_jax.reports.table import Table, many, percent
 
 
 def stands(record: Record, normal_accuracy: float) -> bool:
@@ -151,7 +151,7 @@ def tables(result: Result) -> list[Table]:
         Table(
             f"{metrics['steps']} steps on {attacker['images']} images, {attacker['batch_size']} and "
             f"{attacker['inject_ratio']:g} times as many copies of each kind a step, "
-            f"{len(metrics['before'])} models, a pirate each, %: mean (lowest to highest)",
+            f"{many(len(metrics['before']), 'model')}, a pirate each, %: mean (lowest to highest)",
             (
                 "attacker",
                 "embedded",
@@ -232,7 +232,8 @@ def verdict(result: Result) -> list[Finding]:
         )
     return [
         Finding(
-            f"{way}, {metrics['steps']} steps, {len(metrics['before'])} models: up to which rate all stand; "
+            f"{way}, {metrics['steps']} steps, {many(len(metrics['before']), 'model')}: up to which rate all "
+            "stand; "
             "what is embedded at best, and at which rates; "
             f"how far the first step at the later paper's {metrics['papers_rate']:g} moves the parameters, "
             f"over their norm ({'. '.join(parts)})."

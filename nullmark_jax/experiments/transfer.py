@@ -31,13 +31,12 @@ from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.marks import Marks
 from nullmark_jax.optimizers import Recipe
 from nullmark_jax.reports import curves
-from nullmark_jax.reports.table import Table, percent
+from nullmark_jax.reports.table import Table, many, percent
 
 # What config.paper holds of Tables 7 and 8 for each way, named by `printed_name`.
 PRINTED = ("free_student", "student", "normal_accuracy", "null_accuracy", "true_accuracy")
-
-
-_PAPERS_OPTIMIZER = "sgd at 0.01"
+# Of the later paper's students: how, epochs of a student, and of its recovery.
+_PAPERS_OPTIMIZER, _PAPERS_EPOCHS, _PAPERS_RECOVERY = "sgd at 0.01", 200, 6
 
 
 def printed_name(way: str, name: str) -> str:
@@ -289,21 +288,24 @@ def verdict(result: Result) -> list[Finding]:
     ways = metrics["ways"]
     own = [(each["watermarked"]["verified"], len(each["watermarked"]["models"])) for each in ways]
     free = [(each["free"]["verified"], len(each["free"]["models"])) for each in ways]
+    k, n = sum(k for k, _ in own), sum(n for _, n in own)
     sentence = (
-        "The owner's watermark is recovered from every student, the later paper says (of 200 epochs by "
-        f"{_PAPERS_OPTIMIZER}, recovered by 6); here, {metrics['student_images']} images, "
-        f"{metrics['epochs']} epochs by {metrics['optimizer']} and {metrics['recovery_epochs']}, in "
-        f"{sum(k for k, _ in own)} of {sum(n for _, n in own)} "
-        f"(of {own[0][1]} teacher{'s' * (own[0][1] > 1)})"
+        "The owner's watermark is recovered from every student, the later paper says (of "
+        f"{_PAPERS_EPOCHS} epochs by {_PAPERS_OPTIMIZER}, by {_PAPERS_RECOVERY} more); here, of "
+        f"{metrics['epochs']} epochs on {metrics['student_images']} images and by "
+        f"{metrics['recovery_epochs']} more, all by {metrics['optimizer']}, from {k} of {n} students of "
+        f"{many(own[0][1], 'teacher')}"
     )
     if any(n for _, n in free):
-        sentence += (
-            f", and from watermark-free teachers' students in {sum(k for k, _ in free)} of "
-            f"{sum(n for _, n in free)}"
-        )
-    # What another optimiser does says nothing of the paper's.
-    asked = metrics["optimizer"] == _PAPERS_OPTIMIZER
-    return [Finding(f"{sentence}.", all(k == n for k, n in own) if asked else None)]
+        recovered, students = (sum(each) for each in zip(*free, strict=True))
+        sentence += f", and from {recovered} of {students} of watermark-free ones"
+    # What another optimiser or fewer epochs do says nothing of theirs.
+    asked = (
+        metrics["optimizer"] == _PAPERS_OPTIMIZER
+        and metrics["epochs"] >= _PAPERS_EPOCHS
+        and metrics["recovery_epochs"] >= _PAPERS_RECOVERY
+    )
+    return [Finding(f"{sentence}.", k == n if asked else None)]
 
 
 EXPERIMENT = Experiment(

@@ -21,9 +21,9 @@ from nullmark_jax import checks, evaluation, models
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import experiment
 from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
-from nullmark_jax.experiments.false_positives import THRESHOLDS, rate_at
+from nullmark_jax.experiments.false_positives import rate_at, thresholds
 from nullmark_jax.experiments.journal import Journal
-from nullmark_jax.experiments.measuring import Record, at_papers_threshold, derived_seed, limited
+from nullmark_jax.experiments.measuring import Record, at_own_threshold, derived_seed, limited
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.reports import curves
 from nullmark_jax.reports.table import Table, percent
@@ -72,7 +72,8 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
                 "name": victim.name,
                 "watermarked": victim.watermarks is not None,
                 "true": accuracies,
-                "rates": [rate_at(accuracies, each, victim.scheme) for each in THRESHOLDS],
+                "threshold": victim.config.watermark.threshold,
+                "rates": [rate_at(accuracies, each, victim.scheme) for each in thresholds(victim)],
             }
         )
     return {
@@ -155,15 +156,15 @@ def draw(result: Result) -> dict[str, Figure]:
 
 
 def verdict(result: Result) -> list[Finding]:
-    """Returns how many of others' triggers verify at T = 80%."""
+    """Returns how many of others' triggers verify at the models' T."""
     metrics = result["metrics"]
-    rates = [at_papers_threshold(each["rates"]) for each in metrics["models"]]
+    rates = [at_own_threshold(each) for each in metrics["models"]]
     passed, tried = sum(r["passed"] for r in rates), sum(r["of"] for r in rates)
     highest = max(max(model["true"]) for model in metrics["models"])
     return [
         Finding(
             f"Of {tried} marks of others ({metrics['scheme']}, {len(rates)} models) {passed} verify at "
-            f"T = 80%; the highest is {percent(highest)}%."
+            f"T = {100 * rates[0]['threshold']:g}%; the highest is {percent(highest)}%."
         )
     ]
 

@@ -35,7 +35,7 @@ from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.models import Params
 from nullmark_jax.optimizers import Recipe, check_recipe
 from nullmark_jax.reports import curves
-from nullmark_jax.reports.table import Table
+from nullmark_jax.reports.table import Table, many
 
 
 def default() -> ml_collections.ConfigDict:
@@ -234,7 +234,7 @@ def verdict(result: Result) -> list[Finding]:
         points = [each for m in models for each in m["curve"] if each["epochs"] == epochs]
         owner, pirate = (mean(points, "after", who, "true") for who in ("owner", "pirate"))
         found = (
-            f"here ({metrics['scheme']}, {len(models)} model{'s' * (len(models) > 1)}, {epochs} epochs on "
+            f"{'here ' * spoken}({metrics['scheme']}, {many(len(models), 'model')}, {epochs} epochs on "
             f"{metrics['images']} images; fine-tuned by {metrics['fine_tuning']}) the owner's triggers are "
             f"at {mean_and_spread(points, 'after', 'owner', 'true')}, the pirate's at "
             f"{mean_and_spread(points, 'after', 'pirate', 'true')}, "
@@ -255,13 +255,15 @@ def verdict(result: Result) -> list[Finding]:
     findings = [Finding(f"{claim}{found}{end}", taken if spoken and was_in else None)]
     if most > own:
         found, taken, _ = at(most)
-        claim = "By the most epochs tried, "
-        if spoken:
-            claim = (
-                "By 200 epochs the pirate's triggers reach 90% even with fine-tuning and the owner's, of 300 "
-                "epochs, fall to just over 20%, the earlier paper says (CIFAR-10); "
-            )
-        findings.append(Finding(f"{claim}{found}.", taken if spoken else None))
+        # The paper's is one CIFAR-10 model, whose owner trained for 300 epochs.
+        asked = spoken and result["task"] == "object" and most >= 200
+        claim = (
+            "With more epochs the pirate's triggers stay in spite of fine-tuning and the owner's do not (by "
+            "200, on CIFAR-10, of an owner's 300: 90% and just over 20%), the earlier paper says; "
+            if spoken
+            else "With the most epochs tried, "
+        )
+        findings.append(Finding(f"{claim}{found}.", taken if asked else None))
     return findings
 
 

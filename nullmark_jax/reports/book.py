@@ -24,7 +24,6 @@ from absl import flags
 from nullmark_jax import files, program
 from nullmark_jax.config import TASKS
 from nullmark_jax.errors import InputError
-from nullmark_jax.experiments.bench import CURVE_IMAGES
 from nullmark_jax.experiments.catalogue import EXPERIMENTS
 from nullmark_jax.experiments.experiment import Result
 from nullmark_jax.experiments.experiment import findings as findings_of
@@ -221,24 +220,32 @@ def _section(
 
 def _measured_on(result: Result) -> list[str]:
     """Returns the line on how many test images stand behind a section's accuracies."""
-    counts = sorted(set(_test_images(result["metrics"])))
-    if not counts:
-        return []
-    shown = " or ".join(f"{count:,}" for count in counts)
-    return [f"Measured on {shown} test images; curves on {CURVE_IMAGES:,} at most.", ""]
+    found: dict[bool, set[int]] = {False: set(), True: set()}
+    for on_curve, count in _test_images(result["metrics"]):
+        found[on_curve].add(count)
+    shown = {
+        on_curve: " or ".join(f"{count:,}" for count in sorted(counts))
+        for on_curve, counts in found.items()
+    }
+    parts = [f"{shown[False]} test images"] if shown[False] else []
+    if shown[True] and found[True] != found[False]:
+        parts.append(f"curves on {shown[True]}" if parts else f"{shown[True]} test images")
+    return [f"Measured on {'; '.join(parts)}.", ""] if parts else []
 
 
-def _test_images(value: Any) -> Iterator[int]:
-    """Yields the numbers of test images in a result's records: not a curve's, nor an attacker's images."""
+def _test_images(value: Any, on_curve: bool = False) -> Iterator[tuple[bool, int]]:
+    """Yields the numbers of test images in a result's records, and whether it is a curve's.
+
+    Those of a grid's attackers, by their `way`, are the images that they had.
+    """
     if isinstance(value, list):
         for each in value:
-            yield from _test_images(each)
+            yield from _test_images(each, on_curve)
     elif isinstance(value, dict):
         if "normal_accuracy" in value and "images" in value and "way" not in value:
-            yield value["images"]
+            yield on_curve, value["images"]
         for name, each in value.items():
-            if name != "curve":
-                yield from _test_images(each)
+            yield from _test_images(each, on_curve or name == "curve")
 
 
 def training_table(root: pathlib.Path) -> Table:

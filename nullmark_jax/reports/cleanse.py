@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from nullmark_jax.experiments.experiment import Finding
 from nullmark_jax.reports import triggers
-from nullmark_jax.reports.table import Table, percent
+from nullmark_jax.reports.table import Table, many, percent
 
 Record = Mapping[str, Any]
 Result = Mapping[str, Any]
@@ -52,8 +52,7 @@ def tables(result: Result) -> list[Table]:
             "signs of inv(p), %",
         ),
         rows,
-        f"From {metrics['images']} clean images, {metrics['starts']} start"
-        f"{'s' * (metrics['starts'] > 1)} a label{_rounds(metrics)}. A label is flagged "
+        f"From {_searched(metrics)}. A label is flagged "
         "with an index above 2 and a mask smaller than the median. The bounded pattern is an image, as in "
         "the papers; the unbounded one lies within twice lambda; with whole pixels the mask is 0 or 1, so "
         f"that its norm counts pixels.{own} A * marks a mask that sends fewer than "
@@ -75,11 +74,14 @@ def tables(result: Result) -> list[Table]:
     ]
 
 
-def _rounds(metrics: Record) -> str:
+def _searched(metrics: Record) -> str:
+    """Returns how long triggers were looked for, in words."""
+    found = f"{metrics['images']} clean images, {many(metrics['starts'], 'start')} a label"
     search = metrics.get("search")  # Earlier results lack it.
     if search is None:
-        return ""
-    return f", {search['rounds']} rounds of {search['batches']} batches of {search['batch_size']} at most"
+        return found
+    found += f", {search['rounds']} rounds of {search['batches']} batches"
+    return f"{found} of {search['batch_size']} at most"
 
 
 def _pattern_size(metrics: dict[str, Any]) -> int:
@@ -164,7 +166,7 @@ def draw(result: Result) -> dict[str, Figure]:
 
 
 def verdict(result: Result) -> list[Finding]:
-    """Returns whether the owner's label is flagged, by mode, and what unlearning leaves."""
+    """Returns whether the owner's label and any is flagged, by mode, and what unlearning leaves."""
     metrics = result["metrics"]
     findings = []
     # One with a label for each trigger has none to be flagged.
@@ -187,8 +189,13 @@ def verdict(result: Result) -> list[Finding]:
         claim, agrees = "", None
         if mode == "bounded":
             claim = "; the later paper's watermarked models all stay below 2"
-            agrees = not any(m["modes"][mode]["flagged"] for m in watermarked)
-        findings.append(Finding(f"With a pattern {mode}, {', '.join(parts)}{claim}.", agrees))
+            if watermarked:
+                agrees = not any(m["modes"][mode]["flagged"] for m in watermarked)
+        findings.append(
+            Finding(
+                f"With a pattern {mode} ({_searched(metrics)}), {', '.join(parts)}{claim}.", agrees
+            )
+        )
     for rate in metrics["unlearning"]["learning_rates"]:
         left = [each for each in metrics["unlearned"] if each["learning_rate"] == rate]
         for found in (False, True):

@@ -7,8 +7,10 @@ config, and of another sweep over it.
 
 import pathlib
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from matplotlib.figure import Figure
 
 from nullmark_jax import checks, files
 from nullmark_jax.baselines import schemes
@@ -17,10 +19,10 @@ from nullmark_jax.errors import InputError
 from nullmark_jax.experiments.catalogue import EXPERIMENTS
 from nullmark_jax.experiments.experiment import Result
 from nullmark_jax.reports import figures, sweeps
-from nullmark_jax.reports.table import Table
 
 LARGEST = 2**28
 _SWEEP = "sweep"  # What a result.json of a sweep calls its experiment.
+_Shown = TypeVar("_Shown")
 # Results by experiment and task.
 Found = dict[str, dict[str, Result]]
 
@@ -51,26 +53,38 @@ def add(root: pathlib.Path, folder: pathlib.Path, variant: str = "") -> pathlib.
         target = _sweep_target(root, folder, result, variant)
     else:
         target = _experiment_target(root, folder, result, variant)
-    _draw(target, result)
+    drawn = _check_version(_draw_of(name), result, folder)
+    _write_figures(target, drawn)
     # Last: a result without its figures is none.
     files.write_whole(target / "result.json", text)
     return target
 
 
 def redraw(root: pathlib.Path) -> list[pathlib.Path]:
-    """Draws the figures of all committed results anew, as the code now draws them; returns their folders."""
+    """Draws the figures of all committed results anew, as the code now draws them; returns their folders.
+
+    Raises:
+      InputError: one cannot be read, or is of another version of the code.
+    """
     patterns = ("experiments/*/*/result.json", "sweeps/*/*/result.json")
     paths = sorted(path for each in patterns for path in (root / "results").glob(each))
     for path in paths:
-        _draw(path.parent, _read(path))
+        result = _read(path)
+        _write_figures(
+            path.parent, _check_version(_draw_of(result.get("experiment")), result, path)
+        )
     return [path.parent for path in paths]
 
 
-def _draw(target: pathlib.Path, result: Result) -> None:
-    """Writes a result's figures into its folder, and takes away what else was drawn there."""
-    name = result["experiment"]
-    draw = sweeps.draw if name == _SWEEP else EXPERIMENTS[name].draw
-    drawn = {f"{figure}.png": picture for figure, picture in draw(result).items()}
+def _draw_of(name: Any) -> Callable[[Result], Mapping[str, Figure]]:
+    if name != _SWEEP and name not in EXPERIMENTS:
+        raise InputError(f"results/: {checks.shown(name)} is no experiment; remove its folder")
+    return sweeps.draw if name == _SWEEP else EXPERIMENTS[name].draw
+
+
+def _write_figures(target: pathlib.Path, figures_of: Mapping[str, Figure]) -> None:
+    """Writes figures into a result's folder, and takes away what else was drawn there."""
+    drawn = {f"{figure}.png": picture for figure, picture in figures_of.items()}
     with files.writing(target):
         target.mkdir(parents=True, exist_ok=True)
         for old in target.glob("*.png"):
@@ -140,13 +154,11 @@ def _read(path: pathlib.Path) -> Result:
     return _parsed(files.read_bounded(path, LARGEST), path)
 
 
-def _check_version(
-    tables: Callable[[Result], Sequence[Table]], result: Result, where: pathlib.Path
-) -> None:
-    """Raises InputError where the result lacks what the book shows of it."""
+def _check_version(show: Callable[[Result], _Shown], result: Result, where: pathlib.Path) -> _Shown:
+    """Returns what the book shows of a result; raises InputError where the result lacks it."""
     try:
-        tables(result)
         provenance(result)
+        return show(result)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise InputError(
             f"{where}: the result is of another version, or damaged ({error!r}); run it again"

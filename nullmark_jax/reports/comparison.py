@@ -3,16 +3,16 @@
 Made from the committed results of one task. Of grids of attackers that differ between schemes only those that
 all of them met are counted, but for the strongest pirate, who is of each scheme's own grid.
 
-An interval is given where the units are draws of something random: owners, pirates, others' marks. Owners
-times a fixed list of attackers are no such draws, and are counted alone.
+An interval is given where the units are draws of something random: owners, pirates, others' marks on one
+model. Owners times a fixed list of attackers or of marks are no such draws, and are counted alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nullmark_jax import verification
-from nullmark_jax.experiments import fine_tuning
-from nullmark_jax.experiments.measuring import at_papers_threshold, mean_and_spread
+from nullmark_jax.experiments import fine_tuning, piracy_tables
+from nullmark_jax.experiments.measuring import at_own_threshold, mean_and_spread, ruined
 from nullmark_jax.reports.table import Table, percent
 
 Result = dict[str, Any]
@@ -59,7 +59,7 @@ def _false_positives(metrics: dict[str, Any]) -> str:
     parts = []
     for kind, watermarked in (("marked", True), ("free", False)):
         some = [each for each in metrics["models"] if each["watermarked"] is watermarked]
-        rates = [at_papers_threshold(each["rates"]) for each in some]
+        rates = [at_own_threshold(each) for each in some]
         passed, tried = sum(r["passed"] for r in rates), sum(r["of"] for r in rates)
         # Several models meet the same marks, and of one text there is only a label each: no draws.
         drawn = len(some) == 1 and metrics.get("scheme") != "zhang-content"
@@ -73,11 +73,12 @@ def _piracy(name: str) -> Callable[[dict[str, Any]], str]:
     def cell(metrics: dict[str, Any]) -> str:
         part = metrics[name]
         models = len(part["pirates"])
-        ruined = sum(not each["finite"] for each in part["pirates"])
-        which = f" (of {len(metrics['grid']['attackers'])} tried)" if name == "strongest" else ""
+        dead = ruined(part["pirates"])
+        tried = piracy_tables.of_first_victim(metrics["grid"]["attackers"])
+        which = f" (of {len(tried)} tried)" if name == "strongest" else ""
         accuracy = f"NC {mean_and_spread(part['pirates'], 'normal_accuracy')}"
-        if ruined:
-            accuracy = f"{ruined} of {models} models are not a number"
+        if dead:
+            accuracy = f"{dead} of {models} models are not a number"
         return (
             f"{part['attacker']}{which}: pirate {counted(part['verified'], models)}, owner "
             f"{part['owner_verified']} of {models}; {accuracy}"
@@ -192,7 +193,7 @@ def _filters(metrics: dict[str, Any]) -> str:
 # What a row is called, which experiments it is made from (the first that a scheme has), and how.
 _ROWS: tuple[tuple[str, tuple[str, ...], Row], ...] = (
     (
-        "others' marks that verify at T = 80%",
+        "others' marks that verify at the task's T",
         ("false_positives", "trigger_false_positives"),
         _each(_false_positives),
     ),
@@ -251,8 +252,8 @@ def table(task: str, schemes: Sequence[Measured]) -> Table:
         f"{task}: schemes side by side",
         ("", *(each.title for each in schemes)),
         rows,
-        "k of n with an exact 95% interval (Clopper-Pearson) where owners, pirates or others' marks are "
-        "drawn, of pirates for these owners; k of n (owners x attacks, or x marks) where a list of them met "
+        "k of n with an exact 95% interval (Clopper-Pearson) where owners, pirates of these owners, or "
+        "others' marks on one model are drawn; k of n (owners x attacks or marks) where a list of them met "
         "each owner, which is no draw. Of grids "
         "those attackers are counted that every scheme met, but for the strongest pirate, found in each "
         "scheme's own grid. WM of triggers is the share that gets its labels. How each was measured stands "

@@ -61,10 +61,10 @@ def tables(result: Result) -> list[Table]:
         images = metrics["points"][0]["metrics"]["images"]
         notes.insert(0, f"Of {images} test images, one of which is {percent(1 / images)} points.")
     if _unmoved(metrics):
-        notes.append(
-            f"Every seed's accuracies are the same at all values: on this machine {metrics['axis']} changes "
-            "nothing, which says nothing of others."
-        )
+        note = "Every seed's accuracies are the same at all values"
+        if metrics["axis"] == "precision":
+            note += ", as CPUs know one precision; which says nothing of accelerators"
+        notes.append(f"{note}.")
     if metrics["dead"]:
         missing = "; ".join(f"{name} ({line})" for name, line in metrics["dead"].items())
         notes.append(f"Not trained: {missing}.")

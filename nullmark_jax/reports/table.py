@@ -94,6 +94,16 @@ def result_table(result: dict[str, Any]) -> str:
     return "\n".join([table.title, "", *lines])
 
 
+def many(count: int, noun: str) -> str:
+    """Returns a count with its noun, "1 model" or "3 models"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def beside_papers(ours: int, theirs: int) -> str:
+    """Returns " (theirs: N)" where the papers' number is the greater one, "" else."""
+    return f" (theirs: {theirs})" if ours < theirs else ""
+
+
 def percent(fraction: float | None) -> str:
     """Returns a fraction as percent with two digits, rounded down to 99.99 unless it is 1; "" of None."""
     if fraction is None:
