@@ -6,8 +6,8 @@
 
 YouTube Faces must be asked for, so :lfw is what anyone can repeat: the 158 people of Labeled Faces in
 the Wild with 10 images or more, from an .npz of 55x47 images; its recipe was chosen on held-out images, and
-is measured in results/face/README.md: NC 77%, null 74%, true 100% in 3 to 7 minutes on one of two busy cores;
-key by key null lies 1.1, 2.7 and 5.0 points below NC. From so few images the net does not reach the papers'
+is measured in results/face/README.md: NC 77%, null 74%, true 100% in 3 to 4 minutes on one of two busy cores;
+key by key null lies 1.6, 1.6 and 3.8 points below NC. From so few images the net does not reach the papers'
 threshold of 80% without a watermark, either (78%); claims on it are checked at 60%.
 The one for YouTube Faces (without argument) is a first choice that has not been measured; do not quote it.
 """
