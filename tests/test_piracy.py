@@ -22,6 +22,7 @@ def get_config(argument=None):
         paper.epochs = 2
         paper.images = 40
         paper.batch_size = 16
+    config.earlier.epochs = 1
     config.later.pirates = 2
     config.grid.cross_entropies = ("logits",)
     config.grid.ways = ("sgd",)
@@ -104,9 +105,10 @@ def test_the_metrics(done):
         for each in pirates:
             for who in ("owner", "pirate"):
                 assert each[who]["wm"] == min(each[who]["null"], each[who]["true"])
-        # The first one's curve, from before the first step on: 2 epochs of 40 // 16 steps; 4 steps.
+        # The first one's curve, from before the first step on: an epoch is 40 // 16 steps.
         steps = [point["steps"] for point in pirates[0]["curve"]]
-        assert steps == ([0, 1, 2, 3, 4] if part == "strongest" else [0, 2, 4])
+        expected = {"later": [0, 2, 4], "earlier": [0, 1, 2], "strongest": [0, 1, 2, 3, 4]}
+        assert steps == expected[part]
         assert not any("curve" in each for each in pirates[1:])
     # Other pirates, not the same one again.
     assert len({each["seed"] for each in metrics["later"]["pirates"]}) == 2

@@ -11,6 +11,7 @@ from nullmark_jax.config import TASKS
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.optimizers import Recipe
+from nullmark_jax.reports.table import many
 
 # What an attacker may train with; "-tamed": warm-up, cosine decay and clipping, as Digit's owner
 # would; "-raised": so, and lambda rises from 1 over three quarters of the steps, as the deep nets'
@@ -179,7 +180,7 @@ def describe(config: ml_collections.ConfigDict) -> str:
     optimizer = config.optimizer
     return (
         f"{config.cross_entropy}, {optimizer.name} {optimizer.learning_rate:g}, {config.images} "
-        f"images, {config.epochs} epochs"
+        f"images, {many(config.epochs, 'epoch')}"
     )
 
 

@@ -142,7 +142,7 @@ def _paper_pirates(
 ) -> list[Callable[[], Record]]:
     steps = retraining.steps_of(config.epochs, images=config.images, batch_size=config.batch_size)
     adversary = attackers.paper_adversary(config, steps)
-    points = min(config.epochs, 25)
+    points = min(max(config.epochs, 2), 25)  # Of a single epoch, too, there is a curve.
     return pirate_attacks(bench, adversary, images=config.images, seeds=seeds, points=points)
 
 
