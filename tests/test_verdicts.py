@@ -127,8 +127,18 @@ def test_the_earlier_paper_s_attack_is_confirmed_at_its_length_on_its_tasks(
     result = pirated(strongest=0, epochs=epochs, owner=owner, printed=printed)
     finding = piracy_tables.verdict(result)[1]
     assert finding.agrees is agrees
-    assert ("(theirs: 100)" in finding.text) == (epochs < 100)
+    assert ("(theirs: 100 epochs)" in finding.text) == (epochs < 100)
     assert ("it says of other tasks" in finding.text) == (not printed)
+
+
+def test_a_later_attack_of_fewer_images_that_breaks_nothing_says_nothing():
+    result = pirated(strongest=0)
+    later = result["metrics"]["later"]
+    later["pirates"] = result["metrics"]["earlier"]["pirates"]
+    assert piracy_tables.verdict(result)[0].agrees is False
+    later["images"] = 500
+    finding = piracy_tables.verdict(result)[0]
+    assert finding.agrees is None and "(x (theirs: 5000 images))" in finding.text
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         metrics[name] = {
             "attacker": attackers.describe(config[name]),
             "epochs": config[name].epochs,
+            "images": config[name].images,
             "pirates": [r for key, r in records.items() if key.startswith(f"{name}/")],
         }
     tried = [

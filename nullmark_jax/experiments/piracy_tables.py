@@ -9,12 +9,14 @@ from nullmark_jax.experiments import attackers, loss_gate
 from nullmark_jax.experiments.experiment import Finding, Metrics, Result
 from nullmark_jax.experiments.measuring import BROKEN, Record, mean, mean_and_spread, ruined
 from nullmark_jax.reports import curves
-from nullmark_jax.reports.table import Table, beside_papers, many, percent
+from nullmark_jax.reports.table import Table, many, percent
 
 # What config.paper holds of Table 3, and after "earlier_" of Table V.
 PRINTED = ("normal_accuracy", "owner_null", "owner_true", "pirate_null", "pirate_true")
 
-# Of the earlier paper's attack, as its Figure 7 has it; the later one's are the task's own.
+# Of both papers' attacks; and of the earlier one's, as its Figure 7 has it (the later one's epochs are the
+# task's own).
+_PAPERS_IMAGES = 5000
 _EARLIER_EPOCHS = 100
 
 # The most NC that Table 1's attacks on earlier designs cost, as a fraction: 3.2 points (Face).
@@ -119,12 +121,13 @@ def _accuracies(records: list[Record]) -> list[str]:
 
 
 def _shorter(name: str, part: dict[str, Any]) -> str:
-    """Returns that the paper trained longer, where it did."""
-    if name != "earlier":
-        return ""
-    return beside_papers(
-        part.get("epochs", _EARLIER_EPOCHS), _EARLIER_EPOCHS
-    )  # Or an earlier result.
+    """Returns of how many more images or epochs the paper's attack is, where it is; "" else."""
+    theirs = []
+    if part.get("images", _PAPERS_IMAGES) < _PAPERS_IMAGES:  # Earlier results lack both.
+        theirs.append(f"{_PAPERS_IMAGES} images")
+    if name == "earlier" and part.get("epochs", _EARLIER_EPOCHS) < _EARLIER_EPOCHS:
+        theirs.append(f"{_EARLIER_EPOCHS} epochs")
+    return f" (theirs: {', '.join(theirs)})" if theirs else ""
 
 
 def _pirates_row(title: str, part: dict[str, Any]) -> list[str]:
@@ -215,9 +218,9 @@ def verdict(result: Result) -> list[Finding]:
         unmoved = part["owner_verified"] == len(pirates) and not part["verified"]
         printed = name == "later" or "earlier_normal_accuracy" in result["paper"]
         says = "it says; here" if printed else "it says of other tasks; here"
-        # To find nothing moved by less training than theirs does not confirm it.
         agrees = broken if name == "later" else unmoved
-        weak = agrees and bool(_shorter(name, part))
+        # That less training than theirs leaves a model as it was says nothing of theirs.
+        weak = bool(_shorter(name, part)) and agrees is (name == "earlier")
         findings.append(
             Finding(
                 f"The {name} paper's attacker {claim}, {says} ({part['attacker']}{_shorter(name, part)}) NC "
