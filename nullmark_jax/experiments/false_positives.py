@@ -309,13 +309,14 @@ def draw(result: Result) -> dict[str, Figure]:
         (_title(each), [100 * x for x in each["true"]], [100 * y for y in each["null"]])
         for each in result["metrics"]["models"]
     ]
+    threshold = 100 * at_own_threshold(result["metrics"]["models"][0])["threshold"]
     return {
         "false-positives": curves.scatter_figure(
             groups,
             x="true accuracy, %",
             y="null accuracy, %",
-            title="random watermarks; beyond both dotted lines one verifies at T = 80%",
-            threshold=80.0,
+            title=f"random watermarks; beyond both dotted lines one verifies at T = {threshold:g}%",
+            threshold=threshold,
         )
     }
 

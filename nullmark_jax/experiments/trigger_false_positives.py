@@ -143,13 +143,15 @@ def draw(result: Result) -> dict[str, Figure]:
         ordered = sorted(100 * each for each in model["true"])
         share = [100 * (i + 1) / len(ordered) for i in range(len(ordered))]
         groups.append((model["name"], share, ordered))
+    threshold = 100 * at_own_threshold(result["metrics"]["models"][0])["threshold"]
     return {
         "trigger-false-positives": curves.scatter_figure(
             groups,
             x="share of others' marks, %",
             y="at most so many triggers get their labels, %",
-            title=f"{result['metrics']['scheme']}: others' triggers; above the line one verifies at T = 80%",
-            threshold=80.0,
+            title=f"{result['metrics']['scheme']}: others' triggers; above the line one verifies at T = "
+            f"{threshold:g}%",
+            threshold=threshold,
             vertical=False,
         )
     }
