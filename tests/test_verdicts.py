@@ -3,6 +3,7 @@
 import pytest
 
 from nullmark_jax.experiments import (
+    corruption,
     false_positives,
     fine_tuning,
     functionality,
@@ -82,6 +83,18 @@ def test_less_fine_tuning_than_theirs_confirms_nothing(epochs, verified, agrees)
     finding = fine_tuning.verdict({"metrics": metrics})[0]
     assert finding.agrees is agrees
     assert ("(theirs: 100)" in finding.text) == (epochs < 100)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "verified", "agrees"),
+    [(20, 1, True), (20, 0, False), (5, 1, None), (5, 0, False)],
+)
+def test_less_retraining_of_a_leaked_mark_than_theirs_confirms_nothing(epochs, verified, agrees):
+    part = {"models": [{"leaked": found(1.0, 0.9)}], "verified": verified}
+    metrics = {"attacker": "x", "epochs": epochs, "earlier": part, "grid": []}
+    (finding,) = corruption.verdict({"metrics": metrics})
+    assert finding.agrees is agrees
+    assert ("(x (theirs: 20))" in finding.text) == (epochs < 20)
 
 
 def pirated(*, strongest, epochs=100, owner=1, printed=True):

@@ -231,7 +231,8 @@ def verdict(result: Result) -> list[Finding]:
             f"{mean_and_spread(best['models'], 'normal_accuracy')}, the pirate's null "
             f"{mean_and_spread(best['models'], 'pirate', 'null')}, and verifies in {best['verified']} of "
             f"{len(best['models'])}.",
-            best["verified"] == 0,
+            # That none of some attacks gets there does not say that none can.
+            False if best["verified"] else None,
         )
     ]
 
