@@ -63,7 +63,7 @@ def test_what_cannot_be_drawn_is_one_line(root, tmp_path, capsys):
     path.write_text(json.dumps(result_of(TWO) | {"experiment": "gone"}))
     assert book.main(["book", f"--root={root}", "--redraw"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("'gone' is no experiment; remove its folder")
+    assert line.endswith(f"{path}: 'gone' is no experiment; remove its folder")
 
 
 def test_a_sweep_stands_in_the_book_with_its_table_figure_and_command(root, tmp_path):

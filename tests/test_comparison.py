@@ -25,7 +25,8 @@ def tuned(name, verified, models=2):
 
 def fine_tuning(*grid):
     before = {"models": [None] * 2}
-    metrics = {"attacker": "sgd 0.1", "epochs": 4, "later": tuned("", 1), "grid": list(grid)}
+    metrics = {"attacker": "sgd 0.1", "images": 5000, "epochs": 4, "later": tuned("", 1)}
+    metrics["grid"] = list(grid)
     return {"metrics": {**metrics, "before": before}}
 
 
@@ -70,7 +71,7 @@ def test_owners_and_what_was_not_measured():
     by_paper = rows["piracy by the later paper's attacker"]
     assert by_paper[0].startswith("sgd: pirate 1 of 2 (1.26 to 98.7%), owner 0 of 2; NC 60.00 (50")
     assert rows["piracy by the strongest attacker found"][0] == (
-        "adam (of 7 tried): pirate 1 of 2 (1.26 to 98.7%), owner 2 of 2; 1 of 2 models are not a number"
+        "adam (of 7 tried): pirate 1 of 2 (1.26 to 98.7%), owner 2 of 2; not a number: 1 of 2 models"
     )
     assert by_paper[1:] == ["not measured", "not measured"]
     # What no scheme met has no row.
@@ -87,10 +88,9 @@ def test_only_attackers_that_every_scheme_met_are_counted():
     )
     assert rows["after other fine-tuning"] == ["4 of 4 (2 x 2)", "1 of 4 (2 x 2)", "4 of 4 (2 x 2)"]
     # The papers' is said as it was made, here for fewer epochs than theirs.
-    assert (
-        rows["owners verified after the papers' fine-tuning"]
-        == ["sgd 0.1, 4 epochs (theirs: 100): 1 of 2 (1.26 to 98.7%), WM 80.00, NC 90.00"] * 3
-    )
+    made = "sgd 0.1, 5000 images, 4 epochs (theirs: 100 epochs)"
+    found = f"{made}: 1 of 2 (1.26 to 98.7%), WM 80.00, NC 90.00"
+    assert rows["owners verified after the papers' fine-tuning"] == [found] * 3
 
 
 def test_extraction_names_the_best_substitute_of_the_common_ones():

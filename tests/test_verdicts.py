@@ -69,12 +69,19 @@ def test_triggers_that_were_in_hold_or_do_not():
 
 
 @pytest.mark.parametrize(
-    ("epochs", "verified", "agrees"),
-    [(100, 1, True), (100, 0, False), (4, 1, None), (4, 0, False)],
+    ("images", "epochs", "verified", "agrees"),
+    [
+        (5000, 100, 1, True),
+        (5000, 100, 0, False),
+        (5000, 4, 1, None),
+        (5000, 4, 0, False),
+        (1000, 100, 0, None),
+    ],
 )
-def test_less_fine_tuning_than_theirs_confirms_nothing(epochs, verified, agrees):
+def test_less_fine_tuning_than_theirs_confirms_nothing(images, epochs, verified, agrees):
     model = {"normal_accuracy": 0.9, "owner": found(1.0, 0.9)}
     metrics = {
+        "images": images,
         "epochs": epochs,
         "attacker": "sgd 0.1",
         "later": {"models": [model], "verified": verified},
@@ -82,19 +89,28 @@ def test_less_fine_tuning_than_theirs_confirms_nothing(epochs, verified, agrees)
     }
     finding = fine_tuning.verdict({"metrics": metrics})[0]
     assert finding.agrees is agrees
-    assert ("(theirs: 100)" in finding.text) == (epochs < 100)
+    assert ("(theirs: 100 epochs)" in finding.text) == (epochs < 100)
+    assert ("(theirs: 5000 images)" in finding.text) == (images < 5000)
 
 
 @pytest.mark.parametrize(
-    ("epochs", "verified", "agrees"),
-    [(20, 1, True), (20, 0, False), (5, 1, None), (5, 0, False)],
+    ("images", "epochs", "verified", "agrees"),
+    [
+        (5000, 20, 1, True),
+        (5000, 20, 0, False),
+        (5000, 5, 1, None),
+        (5000, 5, 0, False),
+        (500, 20, 0, None),
+    ],
 )
-def test_less_retraining_of_a_leaked_mark_than_theirs_confirms_nothing(epochs, verified, agrees):
+def test_less_retraining_of_a_leaked_mark_than_theirs_confirms_nothing(
+    images, epochs, verified, agrees
+):
     part = {"models": [{"leaked": found(1.0, 0.9)}], "verified": verified}
-    metrics = {"attacker": "x", "epochs": epochs, "earlier": part, "grid": []}
+    metrics = {"attacker": "x", "images": images, "epochs": epochs, "earlier": part, "grid": []}
     (finding,) = corruption.verdict({"metrics": metrics})
     assert finding.agrees is agrees
-    assert ("(x (theirs: 20))" in finding.text) == (epochs < 20)
+    assert ("(x (theirs: 20 epochs))" in finding.text) == (epochs < 20)
 
 
 def pirated(*, strongest, epochs=100, owner=1, printed=True):
@@ -179,7 +195,7 @@ def test_another_optimiser_s_or_shorter_students_say_nothing_of_the_paper_s(
     assert finding.agrees is agrees
     assert finding.text.endswith(
         f"here, of {epochs} epochs on 340 images and by {more} more, all by {optimizer}, from {recovered} of "
-        f"1 students of 1 teacher, and from {recovered} of 1 of watermark-free ones."
+        f"1 student of 1 teacher, and from {recovered} of 1 of watermark-free ones."
     )
 
 
@@ -208,16 +224,20 @@ def test_any_label_flagged_on_a_marked_model_is_against_the_paper(flagged, agree
     metrics = {
         "images": 256,
         "starts": 1,
-        "search": {"rounds": 20, "batches": 4, "batch_size": 32},
+        "search": {"rounds": 100, "batches": 4, "batch_size": 32},
         "models": [model],
         "unlearning": {"learning_rates": []},
         "unlearned": [],
     }
     (finding,) = cleanse.verdict({"metrics": metrics})
     assert finding.agrees is agrees
-    assert "256 clean images, 1 start a label, 20 rounds of 4 batches of 32 at most" in finding.text
+    assert (
+        "256 clean images, 1 start a label, 100 rounds of 4 batches of 32 at most" in finding.text
+    )
     free = model | {"watermarked": False, "target": None}
     assert cleanse.verdict({"metrics": metrics | {"models": [free]}})[0].agrees is None
+    cut = {"rounds": 20, "batches": 4, "batch_size": 32}
+    assert cleanse.verdict({"metrics": metrics | {"search": cut}})[0].agrees is None
     assert f"flagged in 0, some label in {int(not agrees)} of 1 watermarked models" in finding.text
 
 
@@ -291,19 +311,26 @@ def test_false_positives_are_counted_at_the_model_s_own_threshold():
 
 
 @pytest.mark.parametrize(
-    ("paper", "agrees"),
-    [({}, True), ({"free_normal_accuracy": 0.90, "normal_accuracy": 0.8999}, False)],
+    ("costs", "theirs", "agrees"),
+    [
+        # Costs of 0.5 and 0.6 points: the mean's interval is 0.55 +- 12.706 x 0.05, -0.09 to 1.19.
+        ((0.5, 0.6), 0.93, None),
+        ((0.5, 0.6), 1.2, True),
+        ((0.5, 0.6), -0.1, False),
+        # Of one owner there is no interval.
+        ((0.5,), 1.2, None),
+        ((0.5,), 0.4, False),
+    ],
 )
-def test_the_cost_is_held_to_the_paper_s_of_the_task(paper, agrees):
-    # Costs of 0.5 and 0.6 points: the interval of the mean begins at 0.55 - 12.706 x 0.05 = -0.09.
-    nc = {"owners": (0.894, 0.895), "free": (0.899, 0.901)}
-    metrics = {kind: [{"normal_accuracy": each} for each in values] for kind, values in nc.items()}
+def test_the_cost_is_held_to_the_paper_s_of_the_task(costs, theirs, agrees):
+    owners = [{"normal_accuracy": 0.9 - cost / 100} for cost in costs]
+    metrics = {"owners": owners, "free": [{"normal_accuracy": 0.9}] * len(costs)}
+    paper = {"free_normal_accuracy": 0.9, "normal_accuracy": 0.9 - theirs / 100}
     (finding,) = functionality.verdict({"metrics": metrics, "paper": paper})
-    assert "costs 0.55 points of NC (0.50 to 0.60) over 2 owners; 95% t" in finding.text
-    assert finding.agrees is True  # Two owners cannot tell it from none.
-    one = {kind: each[:1] for kind, each in metrics.items()}
-    assert functionality.verdict({"metrics": one, "paper": paper})[0].agrees is agrees
-    assert ("on this task" in finding.text) == bool(paper)
+    assert finding.agrees is agrees and "on this task" in finding.text
+    assert ("95% t interval of the mean -0.09 to 1.19" in finding.text) == (len(costs) > 1)
+    (finding,) = functionality.verdict({"metrics": metrics, "paper": {}})
+    assert "the later paper has 0.93 on average over its tasks" in finding.text
 
 
 def test_the_cost_of_piracy_says_when_it_was_looked_at():
@@ -315,7 +342,5 @@ def test_the_cost_of_piracy_says_when_it_was_looked_at():
     metrics = {"steps": 2000, "runs": [run("owner", 1000), run("scratch", 500)]}
     (finding,) = piracy_cost.verdict({"metrics": metrics})
     assert finding.agrees is False and "takes 2 times as many steps" in finding.text
-    assert (
-        "(1 model, a pirate each; looked at after 500, 1000 and 2000 steps, the most,"
-        in finding.text
-    )
+    assert "(1 model, a pirate each; looked at 3 times, in geometric distances, the" in finding.text
+    assert "last after 1000 and 2000 steps)" in finding.text

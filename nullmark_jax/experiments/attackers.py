@@ -60,6 +60,10 @@ class Attacker(NamedTuple):
         )
 
 
+# Of an attacker in both papers.
+PAPERS_IMAGES = 5000
+
+
 def grid_fields() -> ml_collections.ConfigDict:
     """Returns a grid's config: all combinations are tried."""
     config = ml_collections.ConfigDict()
@@ -68,7 +72,7 @@ def grid_fields() -> ml_collections.ConfigDict:
     config.learning_rates = (1e-3, 1e-4, 1e-5)
     # Images as fractions of the training set, and the paper's number beside them.
     config.fractions = (0.01, 1.0)
-    config.images = (5000,)
+    config.images = (PAPERS_IMAGES,)
     config.steps = 600
     config.batch_size = 64
     return config
@@ -147,7 +151,7 @@ def paper_fields() -> ml_collections.ConfigDict:
     config.cross_entropy = "logits"
     config.optimizer = ml_collections.ConfigDict(Recipe("sgd", 1e-3)._asdict())
     config.epochs = 10
-    config.images = 5000
+    config.images = PAPERS_IMAGES
     config.batch_size = 128
     config.inject_ratio = 0.5
     return config

@@ -110,6 +110,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         "threshold": first.config.watermark.threshold,
         "attacker": attackers.describe(config.earlier),
         "epochs": config.earlier.epochs,
+        "images": config.earlier.images,
         "steps": config.grid.steps,
         "before": part("before/"),
         "earlier": part("earlier/"),
@@ -174,7 +175,7 @@ def tables(result: Result) -> list[Table]:
     metrics, paper = result["metrics"], result["paper"]
     rows = [
         _row("before", metrics["before"]),
-        _row(f"relabel: {metrics['attacker']}", metrics["earlier"]),
+        _row(f"relabel: {metrics['attacker']}{_theirs(metrics)}", metrics["earlier"]),
     ]
     if "true_accuracy" in paper:
         printed = [percent(paper[name]) for name in PRINTED]
@@ -242,21 +243,28 @@ def draw(result: Result) -> dict[str, Figure]:
     }
 
 
+def _theirs(metrics: Metrics) -> str:
+    return beside_papers(  # Earlier results lack both.
+        (metrics.get("images", attackers.PAPERS_IMAGES), attackers.PAPERS_IMAGES, "image"),
+        (metrics.get("epochs", _PAPERS_EPOCHS), _PAPERS_EPOCHS, "epoch"),
+    )
+
+
 def verdict(result: Result) -> list[Finding]:
     """Returns whether a leaked watermark can be trained away, which the earlier paper denies."""
     metrics = result["metrics"]
     part = metrics["earlier"]
-    epochs = metrics.get("epochs", _PAPERS_EPOCHS)  # Earlier results lack it.
     stays = part["verified"] == len(part["models"])
+    few = metrics.get("images", attackers.PAPERS_IMAGES) < attackers.PAPERS_IMAGES
     findings = [
         Finding(
             "The earlier paper's retraining cannot change a leaked watermark's label, it says; here "
-            f"({metrics['attacker']}{beside_papers(epochs, _PAPERS_EPOCHS)}) true is "
+            f"({metrics['attacker']}{_theirs(metrics)}) true is "
             f"{mean_and_spread(part['models'], 'leaked', 'true')} and null "
             f"{mean_and_spread(part['models'], 'leaked', 'null')} afterwards; the claim verifies in "
             f"{part['verified']} of {len(part['models'])}.",
-            # That less training than theirs changes nothing says nothing of theirs.
-            None if stays and epochs < _PAPERS_EPOCHS else stays,
+            # That less training than theirs changes nothing says nothing of theirs; nor do a few images.
+            None if few or (stays and _theirs(metrics)) else stays,
         )
     ]
     broken = [each for each in metrics["grid"] if each["verified"] == 0]

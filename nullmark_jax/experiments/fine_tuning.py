@@ -32,7 +32,7 @@ from nullmark_jax.experiments.measuring import (
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.optimizers import Recipe
 from nullmark_jax.reports import curves
-from nullmark_jax.reports.table import Table, beside_papers
+from nullmark_jax.reports.table import Table, beside_papers, many
 
 _POINTS = 25
 # Section 8.1 of the later paper; section VIII-A of the earlier.
@@ -161,9 +161,13 @@ def _tuned(
 # For readers.
 
 
-def epochs_beside_papers(epochs: int) -> str:
-    """Returns so many epochs in words, with the papers' where these are more."""
-    return f"{epochs} epochs{beside_papers(epochs, _PAPERS_EPOCHS)}"
+def made(metrics: Metrics) -> str:
+    """Returns how the papers' fine-tuning was made, and of how much more theirs is."""
+    theirs = beside_papers(
+        (metrics["images"], attackers.PAPERS_IMAGES, "image"),
+        (metrics["epochs"], _PAPERS_EPOCHS, "epoch"),
+    )
+    return f"{metrics['attacker']}, {metrics['images']} images, {many(metrics['epochs'], 'epoch')}{theirs}"
 
 
 def tables(result: Result) -> list[Table]:
@@ -172,7 +176,7 @@ def tables(result: Result) -> list[Table]:
     parts = [
         ("before", metrics["before"]),
         (
-            f"both papers': FTAL, {metrics['attacker']}, {epochs_beside_papers(metrics['epochs'])}",
+            f"both papers': FTAL, {made(metrics)}",
             metrics["later"],
         ),
         *((f"{each['name']}, {metrics['grid_epochs']} epochs", each) for each in metrics["grid"]),
@@ -218,18 +222,19 @@ def verdict(result: Result) -> list[Finding]:
     """Returns whether the watermark stays, as the papers say it does."""
     metrics = result["metrics"]
     part = metrics["later"]
+    few = metrics["images"] < attackers.PAPERS_IMAGES
     stays = part["verified"] == len(part["models"])
     lost = sum(each["verified"] < len(each["models"]) for each in metrics["grid"])
     null = mean_and_spread(part["models"], "owner", "null")
     sentence = (
-        f"The papers' fine-tuning leaves the watermark alone, they say; here ({metrics['attacker']}, "
-        f"{epochs_beside_papers(metrics['epochs'])}) null is {null} afterwards with NC "
+        f"The papers' fine-tuning leaves the watermark alone, they say; here ({made(metrics)}) null is "
+        f"{null} afterwards with NC "
         f"{mean_and_spread(part['models'], 'normal_accuracy')}, and the claim verifies in "
         f"{part['verified']} of {len(part['models'])}."
     )
     return [
-        # To find nothing lost by less training than theirs does not confirm it.
-        Finding(sentence, None if stays and metrics["epochs"] < _PAPERS_EPOCHS else stays),
+        # That less training than theirs loses nothing does not confirm it; nor do few images refute it.
+        Finding(sentence, None if few or (stays and metrics["epochs"] < _PAPERS_EPOCHS) else stays),
         Finding(f"Of {len(metrics['grid'])} other ways to fine-tune {lost} make a claim fail."),
     ]
 

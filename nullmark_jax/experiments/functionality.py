@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 
 import ml_collections
+import numpy as np
 from matplotlib.figure import Figure
 
 from nullmark_jax import checks, signing
@@ -228,7 +229,7 @@ def verdict(result: Result) -> list[Finding]:
         for own, free in zip(metrics["owners"], metrics["free"], strict=True)
     ]
     mean_cost, paper = sum(cost) / len(cost), result["paper"]
-    interval, low = "", mean_cost
+    interval, low, high = "", mean_cost, np.inf
     if len(cost) > 1:
         low, high = t_interval(cost)
         interval = f"; 95% t interval of the mean {low:.2f} to {high:.2f}"
@@ -241,8 +242,8 @@ def verdict(result: Result) -> list[Finding]:
         Finding(
             f"A watermark costs {mean_cost:.2f} points of NC ({min(cost):.2f} to {max(cost):.2f}) over "
             f"{len(cost)} owners{interval}; the later paper has {theirs:.2f} {of_theirs}.",
-            # No more than theirs, as far as so many owners can tell.
-            low <= theirs,
+            # What so many owners cannot tell from theirs is neither.
+            False if low > theirs else True if high <= theirs else None,
         )
     ]
 

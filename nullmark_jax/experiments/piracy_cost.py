@@ -263,10 +263,10 @@ def _multiple(pirate: Record | None, scratch: Record | None) -> str:
 def _looked(metrics: Metrics) -> str:
     """Returns on how many models it was measured, and how closely."""
     models = {run["victim"] for run in metrics["runs"]}
-    steps = [point["steps"] for point in metrics["runs"][0]["curve"]]
+    steps = [point["steps"] for point in metrics["runs"][0]["curve"] if point["steps"]]
     return (
-        f"{many(len(models), 'model')}, a pirate each; looked at after {steps[-3]}, {steps[-2]} and "
-        f"{steps[-1]} steps, the most, and in like distances before"
+        f"{many(len(models), 'model')}, a pirate each; looked at {many(len(steps), 'time')}, in geometric "
+        f"distances, the last after {' and '.join(map(str, steps[-2:]))} steps"
     )
 
 

@@ -9,14 +9,12 @@ from nullmark_jax.experiments import attackers, loss_gate
 from nullmark_jax.experiments.experiment import Finding, Metrics, Result
 from nullmark_jax.experiments.measuring import BROKEN, Record, mean, mean_and_spread, ruined
 from nullmark_jax.reports import curves
-from nullmark_jax.reports.table import Table, many, percent
+from nullmark_jax.reports.table import Table, beside_papers, many, percent
 
 # What config.paper holds of Table 3, and after "earlier_" of Table V.
 PRINTED = ("normal_accuracy", "owner_null", "owner_true", "pirate_null", "pirate_true")
 
-# Of both papers' attacks; and of the earlier one's, as its Figure 7 has it (the later one's epochs are the
-# task's own).
-_PAPERS_IMAGES = 5000
+# Of the earlier paper's attack, as its Figure 7 has it; the later one's are the task's own.
 _EARLIER_EPOCHS = 100
 
 # The most NC that Table 1's attacks on earlier designs cost, as a fraction: 3.2 points (Face).
@@ -122,12 +120,11 @@ def _accuracies(records: list[Record]) -> list[str]:
 
 def _shorter(name: str, part: dict[str, Any]) -> str:
     """Returns of how many more images or epochs the paper's attack is, where it is; "" else."""
-    theirs = []
-    if part.get("images", _PAPERS_IMAGES) < _PAPERS_IMAGES:  # Earlier results lack both.
-        theirs.append(f"{_PAPERS_IMAGES} images")
-    if name == "earlier" and part.get("epochs", _EARLIER_EPOCHS) < _EARLIER_EPOCHS:
-        theirs.append(f"{_EARLIER_EPOCHS} epochs")
-    return f" (theirs: {', '.join(theirs)})" if theirs else ""
+    theirs = attackers.PAPERS_IMAGES
+    numbers = [(part.get("images", theirs), theirs, "image")]  # Earlier results lack both.
+    if name == "earlier":
+        numbers.append((part.get("epochs", _EARLIER_EPOCHS), _EARLIER_EPOCHS, "epoch"))
+    return beside_papers(*numbers)
 
 
 def _pirates_row(title: str, part: dict[str, Any]) -> list[str]:
@@ -191,8 +188,10 @@ def _of_triggers(metrics: Metrics) -> list[Finding]:
     return [
         Finding(
             f"A second {metrics['scheme']} mark is recognised and costs little NC, the later paper says; "
-            f"its attacker {left(later)}",
-            later["verified"] == len(later["pirates"]) and lost <= _MINIMAL,
+            f"its attacker{_shorter('later', later)} {left(later)}",
+            None
+            if _shorter("later", later)
+            else later["verified"] == len(later["pirates"]) and lost <= _MINIMAL,
         ),
         Finding(f"The strongest attacker tried {left(metrics['strongest'])}"),
     ]
@@ -219,8 +218,10 @@ def verdict(result: Result) -> list[Finding]:
         printed = name == "later" or "earlier_normal_accuracy" in result["paper"]
         says = "it says; here" if printed else "it says of other tasks; here"
         agrees = broken if name == "later" else unmoved
-        # That less training than theirs leaves a model as it was says nothing of theirs.
-        weak = bool(_shorter(name, part)) and agrees is (name == "earlier")
+        # That less training than theirs leaves a model as it was says nothing of theirs; nor does what a few
+        # images do to one.
+        few = part.get("images", attackers.PAPERS_IMAGES) < attackers.PAPERS_IMAGES
+        weak = few or (bool(_shorter(name, part)) and agrees is (name == "earlier"))
         findings.append(
             Finding(
                 f"The {name} paper's attacker {claim}, {says} ({part['attacker']}{_shorter(name, part)}) NC "

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from nullmark_jax.experiments import attackers
 from nullmark_jax.experiments.experiment import Finding, Metrics, Result
-from nullmark_jax.experiments.measuring import BROKEN, Record, mean, mean_and_spread
+from nullmark_jax.experiments.measuring import BROKEN, Record, mean, mean_and_spread, ruined
 from nullmark_jax.reports import curves
 from nullmark_jax.reports.table import Table, many, percent
 
@@ -128,7 +128,7 @@ def tables(result: Result) -> list[Table]:
     for about, models in _groups(metrics):
         found = _summary(models, metrics)
         best, at_papers = found.best, found.at_papers
-        dead = sum(not each["finite"] for each in at_papers)
+        dead = ruined(at_papers)
         marks = about["embeds"]
         rows.append(
             [

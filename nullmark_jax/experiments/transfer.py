@@ -293,8 +293,8 @@ def verdict(result: Result) -> list[Finding]:
         "The owner's watermark is recovered from every student, the later paper says (of "
         f"{_PAPERS_EPOCHS} epochs by {_PAPERS_OPTIMIZER}, by {_PAPERS_RECOVERY} more); here, of "
         f"{metrics['epochs']} epochs on {metrics['student_images']} images and by "
-        f"{metrics['recovery_epochs']} more, all by {metrics['optimizer']}, from {k} of {n} students of "
-        f"{many(own[0][1], 'teacher')}"
+        f"{metrics['recovery_epochs']} more, all by {metrics['optimizer']}, from {k} of "
+        f"{many(n, 'student')} of {many(own[0][1], 'teacher')}"
     )
     if any(n for _, n in free):
         recovered, students = (sum(each) for each in zip(*free, strict=True))

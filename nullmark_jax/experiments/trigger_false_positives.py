@@ -26,7 +26,7 @@ from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import Record, at_own_threshold, derived_seed, limited
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.reports import curves
-from nullmark_jax.reports.table import Table, percent
+from nullmark_jax.reports.table import Table, many, percent
 
 _CHUNK = 20
 
@@ -165,7 +165,8 @@ def verdict(result: Result) -> list[Finding]:
     highest = max(max(model["true"]) for model in metrics["models"])
     return [
         Finding(
-            f"Of {tried} marks of others ({metrics['scheme']}, {len(rates)} models) {passed} verify at "
+            f"Of {tried} marks of others ({metrics['scheme']}, {many(len(rates), 'model')}) {passed} verify "
+            "at "
             f"T = {100 * rates[0]['threshold']:g}%; the highest is {percent(highest)}%."
         )
     ]

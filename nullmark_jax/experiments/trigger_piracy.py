@@ -234,7 +234,7 @@ def verdict(result: Result) -> list[Finding]:
         points = [each for m in models for each in m["curve"] if each["epochs"] == epochs]
         owner, pirate = (mean(points, "after", who, "true") for who in ("owner", "pirate"))
         found = (
-            f"{'here ' * spoken}({metrics['scheme']}, {many(len(models), 'model')}, {epochs} epochs on "
+            f"here ({metrics['scheme']}, {many(len(models), 'model')}, {epochs} epochs on "
             f"{metrics['images']} images; fine-tuned by {metrics['fine_tuning']}) the owner's triggers are "
             f"at {mean_and_spread(points, 'after', 'owner', 'true')}, the pirate's at "
             f"{mean_and_spread(points, 'after', 'pirate', 'true')}, "
@@ -245,7 +245,7 @@ def verdict(result: Result) -> list[Finding]:
 
     own, most = metrics["owner_epochs"], max(each["epochs"] for each in models[0]["curve"])
     found, taken, was_in = at(own)
-    claim = "After as many epochs as the owner's and fine-tuning, "
+    claim = "After as many epochs as the owner's and fine-tuning "
     if spoken:
         claim += (
             "the pirate's triggers stay (above 96%) and the owner's do not (37 to 80%), the later paper "
@@ -261,7 +261,7 @@ def verdict(result: Result) -> list[Finding]:
             "With more epochs the pirate's triggers stay in spite of fine-tuning and the owner's do not (by "
             "200, on CIFAR-10, of an owner's 300: 90% and just over 20%), the earlier paper says; "
             if spoken
-            else "With the most epochs tried, "
+            else "After the most epochs tried and fine-tuning "
         )
         findings.append(Finding(f"{claim}{found}.", taken if asked else None))
     return findings

@@ -10,6 +10,9 @@ from nullmark_jax.experiments.experiment import Finding
 from nullmark_jax.reports import triggers
 from nullmark_jax.reports.table import Table, many, percent
 
+# Of a whole search for one label (`experiments.neural_cleanse.default`).
+_ROUNDS = 100
+
 Record = Mapping[str, Any]
 Result = Mapping[str, Any]
 
@@ -67,7 +70,7 @@ def tables(result: Result) -> list[Table]:
             "Unlearning what was found, %",
             ("model", "unlearned", "rate", "NC", "owner null", "true", "WM", "verifies"),
             before + left,
-            f"{how['optimizer'].capitalize()}, {how['epochs']} epoch{'s' * (how['epochs'] > 1)} over "
+            f"{how['optimizer'].capitalize()}, {many(how['epochs'], 'epoch')} over "
             f"{metrics['unlearned'][0]['had']} images, {100 * how['ratio']:g}% of which carry a trigger "
             "as well. The owner's label is no attacker's to know unless it was flagged.",
         ),
@@ -190,7 +193,9 @@ def verdict(result: Result) -> list[Finding]:
         if mode == "bounded":
             claim = "; the later paper's watermarked models all stay below 2"
             if watermarked:
-                agrees = not any(m["modes"][mode]["flagged"] for m in watermarked)
+                # A search cut short that finds nothing, or finds badly, says nothing of theirs.
+                cut = metrics.get("search", {}).get("rounds", _ROUNDS) < _ROUNDS
+                agrees = None if cut else not any(m["modes"][mode]["flagged"] for m in watermarked)
         findings.append(
             Finding(
                 f"With a pattern {mode} ({_searched(metrics)}), {', '.join(parts)}{claim}.", agrees

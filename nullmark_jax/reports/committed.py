@@ -53,7 +53,7 @@ def add(root: pathlib.Path, folder: pathlib.Path, variant: str = "") -> pathlib.
         target = _sweep_target(root, folder, result, variant)
     else:
         target = _experiment_target(root, folder, result, variant)
-    drawn = _check_version(_draw_of(name), result, folder)
+    drawn = _check_version(_draw_of(name, folder), result, folder)
     _write_figures(target, drawn)
     # Last: a result without its figures is none.
     files.write_whole(target / "result.json", text)
@@ -71,14 +71,14 @@ def redraw(root: pathlib.Path) -> list[pathlib.Path]:
     for path in paths:
         result = _read(path)
         _write_figures(
-            path.parent, _check_version(_draw_of(result.get("experiment")), result, path)
+            path.parent, _check_version(_draw_of(result.get("experiment"), path), result, path)
         )
     return [path.parent for path in paths]
 
 
-def _draw_of(name: Any) -> Callable[[Result], Mapping[str, Figure]]:
+def _draw_of(name: Any, where: pathlib.Path) -> Callable[[Result], Mapping[str, Figure]]:
     if name != _SWEEP and name not in EXPERIMENTS:
-        raise InputError(f"results/: {checks.shown(name)} is no experiment; remove its folder")
+        raise InputError(f"{where}: {checks.shown(name)} is no experiment; remove its folder")
     return sweeps.draw if name == _SWEEP else EXPERIMENTS[name].draw
 
 
@@ -159,7 +159,7 @@ def _check_version(show: Callable[[Result], _Shown], result: Result, where: path
     try:
         provenance(result)
         return show(result)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, StopIteration) as error:
         raise InputError(
             f"{where}: the result is of another version, or damaged ({error!r}); run it again"
         ) from error

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from nullmark_jax import verification
 from nullmark_jax.experiments import fine_tuning, piracy_tables
 from nullmark_jax.experiments.measuring import at_own_threshold, mean_and_spread, ruined
-from nullmark_jax.reports.table import Table, percent
+from nullmark_jax.reports.table import Table, many, percent
 
 Result = dict[str, Any]
 # Of each scheme what an experiment found, None where it was not made; to a cell each.
@@ -78,7 +78,7 @@ def _piracy(name: str) -> Callable[[dict[str, Any]], str]:
         which = f" (of {len(tried)} tried)" if name == "strongest" else ""
         accuracy = f"NC {mean_and_spread(part['pirates'], 'normal_accuracy')}"
         if dead:
-            accuracy = f"{dead} of {models} models are not a number"
+            accuracy = f"not a number: {dead} of {many(models, 'model')}"
         return (
             f"{part['attacker']}{which}: pirate {counted(part['verified'], models)}, owner "
             f"{part['owner_verified']} of {models}; {accuracy}"
@@ -91,7 +91,7 @@ def _papers_fine_tuning(metrics: dict[str, Any]) -> str:
     part = metrics["later"]
     models = part["models"]
     return (
-        f"{metrics['attacker']}, {fine_tuning.epochs_beside_papers(metrics['epochs'])}: "
+        f"{fine_tuning.made(metrics)}: "
         f"{counted(part['verified'], len(models))}, "
         f"WM {mean_and_spread(models, 'owner', 'wm')}, NC {mean_and_spread(models, 'normal_accuracy')}"
     )

@@ -99,9 +99,10 @@ def many(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def beside_papers(ours: int, theirs: int) -> str:
-    """Returns " (theirs: N)" where the papers' number is the greater one, "" else."""
-    return f" (theirs: {theirs})" if ours < theirs else ""
+def beside_papers(*numbers: tuple[int, int, str]) -> str:
+    """Returns " (theirs: 100 epochs)", of each (ours, theirs, noun) where theirs is greater; "" of none."""
+    more = [many(theirs, noun) for ours, theirs, noun in numbers if ours < theirs]
+    return f" (theirs: {', '.join(more)})" if more else ""
 
 
 def percent(fraction: float | None) -> str:
