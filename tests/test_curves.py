@@ -146,3 +146,19 @@ def test_the_same_records_give_the_same_bytes_whatever_the_user_s_style(tmp_path
     data = (tmp_path / "one.png").read_bytes()
     assert data == (tmp_path / "two.png").read_bytes()
     assert data.startswith(b"\x89PNG") and len(data) > 5000
+
+
+def test_long_names_stay_within_the_figure():
+    figure = draw(lines=[Line("pirate null, at that value", ("nc",))] * 5, threshold=0.8)
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+
+
+def test_several_models_lines_look_alike_under_one_name():
+    other = [{**record, "nc": record["nc"] / 2} for record in RECORDS]
+    figure = curves.curves_figure([RECORDS, other], x=("steps", "x"), lines=LINES[:1], title="")
+    first, second = figure.axes[0].lines
+    np.testing.assert_array_equal(second.get_ydata(), first.get_ydata() / 2)
+    assert first.get_color() == second.get_color() and labels(figure) == ["NC"]

@@ -97,7 +97,9 @@ def curves_figure(
     axes.set_ylim(100 * bottom - 0.03 * (100 - 100 * bottom), 103 - 3 * bottom)
     axes.grid(color="#DDDDDD")
     axes.set_title(title)
-    figure.legend(loc="outside lower center", ncols=min(4, len(lines) + 1))
+    # Long names side by side are wider than the figure.
+    columns = 4 if max(len(line.label) for line in lines) <= 22 else 3
+    figure.legend(loc="outside lower center", ncols=min(columns, len(lines) + 1))
     return figure
 
 
