@@ -179,6 +179,21 @@ def paper_adversary(config: ml_collections.ConfigDict, steps: int) -> Adversary:
     )
 
 
+def as_tested(agrees: bool, *, unmoved: bool, images: int, theirs: str) -> bool | None:
+    """Returns whether a paper's claim on its attack holds; None where ours cannot tell.
+
+    Less training than theirs that leaves a model as it was says nothing of theirs; nor does what an attack of
+    fewer images does to one.
+
+    Args:
+      agrees: whether it holds of our attack.
+      unmoved: whether that left the model as it was.
+      images: that it had.
+      theirs: of how much more theirs is (`table.beside_papers`); "" where it is not.
+    """
+    return None if images < PAPERS_IMAGES or (unmoved and theirs) else agrees
+
+
 def describe(config: ml_collections.ConfigDict) -> str:
     """Returns a paper's attacker in words."""
     optimizer = config.optimizer

@@ -255,7 +255,7 @@ def verdict(result: Result) -> list[Finding]:
     metrics = result["metrics"]
     part = metrics["earlier"]
     stays = part["verified"] == len(part["models"])
-    few = metrics.get("images", attackers.PAPERS_IMAGES) < attackers.PAPERS_IMAGES
+    images = metrics.get("images", attackers.PAPERS_IMAGES)
     findings = [
         Finding(
             "The earlier paper's retraining cannot change a leaked watermark's label, it says; here "
@@ -263,8 +263,7 @@ def verdict(result: Result) -> list[Finding]:
             f"{mean_and_spread(part['models'], 'leaked', 'true')} and null "
             f"{mean_and_spread(part['models'], 'leaked', 'null')} afterwards; the claim verifies in "
             f"{part['verified']} of {len(part['models'])}.",
-            # That less training than theirs changes nothing says nothing of theirs; nor do a few images.
-            None if few or (stays and _theirs(metrics)) else stays,
+            attackers.as_tested(stays, unmoved=stays, images=images, theirs=_theirs(metrics)),
         )
     ]
     broken = [each for each in metrics["grid"] if each["verified"] == 0]

@@ -228,7 +228,7 @@ def tables(result: Result) -> list[Table]:
     rates = [
         [
             _title(each),
-            thresholds,
+            shown,
             f"{rate['passed']} of {rate['of']}",
             f"{100 * rate['low']:.3g} to {100 * rate['high']:.3g}",
             "none" if tried["first"] is None else str(tried["first"]),
@@ -236,7 +236,7 @@ def tables(result: Result) -> list[Table]:
             _tries_needed(rate, tried),
         ]
         for each in models
-        for thresholds, rate, tried in _alike(each)
+        for shown, rate, tried in _alike(each)
     ]
     for kind in ("free", "watermarked"):
         if kind in paper:

@@ -163,11 +163,15 @@ def _tuned(
 
 def made(metrics: Metrics) -> str:
     """Returns how the papers' fine-tuning was made, and of how much more theirs is."""
-    theirs = beside_papers(
+    epochs = many(metrics["epochs"], "epoch")
+    return f"{metrics['attacker']}, {metrics['images']} images, {epochs}{_theirs(metrics)}"
+
+
+def _theirs(metrics: Metrics) -> str:
+    return beside_papers(
         (metrics["images"], attackers.PAPERS_IMAGES, "image"),
         (metrics["epochs"], _PAPERS_EPOCHS, "epoch"),
     )
-    return f"{metrics['attacker']}, {metrics['images']} images, {many(metrics['epochs'], 'epoch')}{theirs}"
 
 
 def tables(result: Result) -> list[Table]:
@@ -222,7 +226,6 @@ def verdict(result: Result) -> list[Finding]:
     """Returns whether the watermark stays, as the papers say it does."""
     metrics = result["metrics"]
     part = metrics["later"]
-    few = metrics["images"] < attackers.PAPERS_IMAGES
     stays = part["verified"] == len(part["models"])
     lost = sum(each["verified"] < len(each["models"]) for each in metrics["grid"])
     null = mean_and_spread(part["models"], "owner", "null")
@@ -233,8 +236,12 @@ def verdict(result: Result) -> list[Finding]:
         f"{part['verified']} of {len(part['models'])}."
     )
     return [
-        # That less training than theirs loses nothing does not confirm it; nor do few images refute it.
-        Finding(sentence, None if few or (stays and metrics["epochs"] < _PAPERS_EPOCHS) else stays),
+        Finding(
+            sentence,
+            attackers.as_tested(
+                stays, unmoved=stays, images=metrics["images"], theirs=_theirs(metrics)
+            ),
+        ),
         Finding(f"Of {len(metrics['grid'])} other ways to fine-tune {lost} make a claim fail."),
     ]
 

@@ -217,18 +217,19 @@ def verdict(result: Result) -> list[Finding]:
         unmoved = part["owner_verified"] == len(pirates) and not part["verified"]
         printed = name == "later" or "earlier_normal_accuracy" in result["paper"]
         says = "it says; here" if printed else "it says of other tasks; here"
-        agrees = broken if name == "later" else unmoved
-        # That less training than theirs leaves a model as it was says nothing of theirs; nor does what a few
-        # images do to one.
-        few = part.get("images", attackers.PAPERS_IMAGES) < attackers.PAPERS_IMAGES
-        weak = few or (bool(_shorter(name, part)) and agrees is (name == "earlier"))
+        agrees = attackers.as_tested(
+            broken if name == "later" else unmoved,
+            unmoved=not broken if name == "later" else unmoved,
+            images=part.get("images", attackers.PAPERS_IMAGES),
+            theirs=_shorter(name, part),
+        )
         findings.append(
             Finding(
                 f"The {name} paper's attacker {claim}, {says} ({part['attacker']}{_shorter(name, part)}) NC "
                 f"is {mean_and_spread(pirates, 'normal_accuracy')} afterwards, the owner's claim verifies in "
                 f"{part['owner_verified']} and the pirate's in {part['verified']} of {len(pirates)}"
                 f"{_dead(pirates)}.",
-                None if weak or not printed else agrees,
+                agrees if printed else None,
             )
         )
     part = metrics["strongest"]
