@@ -267,6 +267,7 @@ def fit(
     stop_where_diverged: bool = True,
     on_step: Callable[[int], object] = lambda steps: None,
     asked_to_stop: Callable[[int], bool] = lambda step: False,
+    lost: Callable[[Params], bool] = lambda params: False,
 ) -> Iterator[Epoch]:
     """Trains on all devices; yields after each epoch from `first_epoch` (1 is the first) on.
 
@@ -286,6 +287,8 @@ def fit(
       on_step: told after each dispatch how many steps it ran (progress).
       asked_to_stop: told after each dispatch how many steps of the first to the last epoch are done;
         returns whether to stop there.
+      lost: told the params every so many dispatches; returns whether to stop there, as of a model that no
+        step can change any more.
 
     Raises:
       TrainingDiverged: a loss or a gradient was not finite; says at which epoch, step and learning
@@ -337,6 +340,7 @@ def fit(
                         why = divergence(merge(done), epoch, steps, learning_rate)
                         if why:
                             raise TrainingDiverged(f"{why}; the last good checkpoint is kept")
+                    stopped = stopped or lost(state.params)
                 on_step(of_dispatch)
                 if stopped:
                     break

@@ -267,6 +267,46 @@ def test_a_diverging_attacker_ruins_the_model_and_that_is_a_result(params):
     assert not all(np.isfinite(leaf).all() for leaf in leaves)
 
 
+def test_a_model_that_is_lost_answers_as_if_it_had_been_trained_to_the_end(params, monkeypatch):
+    """Its logits are not a number whatever the image, at every point looked at; nor is its loss."""
+    wild = PLAIN._replace(recipe=Recipe("sgd", 1e30), steps=300)
+    at = (1, 40, 41, 300)
+
+    def found():
+        points = trained(retraining.make_retraining(NET, wild, pattern_size=SIZE), params, at=at)
+        assert [each.steps for each in points] == list(at)
+        x = jnp.asarray(IMAGES, jnp.float32) / 255
+        return [
+            (np.isnan(NET.apply({"params": each.params}, x)).all(), math.isnan(each.loss))
+            for each in points
+        ]
+
+    steps = []
+    fit = training.fit
+
+    def counted(*args, lost=None, **named):
+        return fit(*args, on_step=steps.append, **({"lost": lost} if lost else {}), **named)
+
+    monkeypatch.setattr(training, "fit", counted)
+    short = found()
+    assert sum(steps) < 40
+    steps.clear()
+    monkeypatch.setattr(training, "fit", lambda *args, lost, **named: counted(*args, **named))
+    assert found() == short == [(False, False), *[(True, True)] * 3]
+    assert sum(steps) == 300
+
+
+def test_what_is_kept_as_it_is_is_not_lost(params):
+    """An attacker who trains the first layer alone: its ruin is not the last layer's."""
+    wild = PLAIN._replace(recipe=Recipe("sgd", 1e30), steps=40, layers=("conv_1",))
+    points = trained(
+        retraining.make_retraining(NET, wild, pattern_size=SIZE), params, at=(1, 20, 40)
+    )
+    assert [each.steps for each in points] == [1, 20, 40]
+    for name in set(params) - {"conv_1"}:
+        assert_same_bytes(points[-1].params[name], params[name])
+
+
 def first_windows(params, pattern):
     """What conv_2 sees of the pattern alone, in float64: relu(conv_1(p)), pooled, in its windows."""
     image = pattern.astype(np.float64)[..., None]

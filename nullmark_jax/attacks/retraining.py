@@ -7,6 +7,7 @@ The attacker has some images of the task and knows everything but the owner's ke
 train the network as the owner would (`training.make_train_step`), from the owner's params.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -68,8 +69,9 @@ class Reached(NamedTuple):
 
     Attributes:
       steps: how many.
-      params: the network's; not a number where the training diverged, which is a result too.
-      loss: the mean objective over the steps since the last such point.
+      params: the network's; not a number where the training diverged, which is a result too. From where the
+        last layer's bias is none at all, no step changes what the model answers, and none is taken.
+      loss: the mean objective over the steps since the last such point; not a number from there on.
     """
 
     steps: int
@@ -109,6 +111,10 @@ def make_retraining(model: ConvNet, adversary: Adversary, *, pattern_size: int) 
     on_devices = training.on_devices(step, steps_per_dispatch=many)
     projected = jax.jit(project)
 
+    def lost(params: Params) -> bool:
+        """Whether every logit is not a number, whatever the image and for good: so stays any sum with it."""
+        return bool(np.isnan(params[model.last_layer]["bias"]).all())
+
     def retrain(
         params: Params,
         images: np.ndarray,
@@ -121,6 +127,7 @@ def make_retraining(model: ConvNet, adversary: Adversary, *, pattern_size: int) 
         plan = _plan(adversary, len(labels), count(marks), seed, at)
         # Copied: training takes its state's memory.
         state = training.init_state(jax.tree.map(jnp.copy, params), optimizer)
+        done = 0
         for epoch in training.fit(
             state,
             on_devices,
@@ -131,10 +138,15 @@ def make_retraining(model: ConvNet, adversary: Adversary, *, pattern_size: int) 
             first_epoch=1,
             epochs=len(at),
             stop_where_diverged=False,
+            lost=lost,
         ):
             # A copy again, as the next steps take the state's memory.
             reached = jax.tree.map(jnp.copy, projected(epoch.state.params, marks))
-            yield Reached(at[epoch.number - 1], reached, float(np.mean(epoch.metrics.loss)))
+            loss = float(np.mean(epoch.metrics.loss)) if epoch.complete else math.nan
+            yield Reached(at[epoch.number - 1], reached, loss)
+            done += 1
+        # Of a model that is lost, nothing else would have come.
+        yield from (Reached(steps, reached, math.nan) for steps in at[done:])
 
     return retrain
 
