@@ -24,6 +24,7 @@ from absl import flags
 from nullmark_jax import files, program
 from nullmark_jax.config import TASKS
 from nullmark_jax.errors import InputError
+from nullmark_jax.experiments import functionality
 from nullmark_jax.experiments.catalogue import EXPERIMENTS
 from nullmark_jax.experiments.experiment import Result
 from nullmark_jax.experiments.experiment import findings as findings_of
@@ -79,7 +80,7 @@ def _own_page(root: pathlib.Path, results: Mapping[str, Found]) -> str:
             f"Attacks on victims of other recipes, some not yet made on the tasks' own: {links}.",
             "",
         ]
-    lines += ["## At a glance", "", _glance(found).markdown(), ""]
+    lines += ["## At a glance", "", _glance(found, root).markdown(), ""]
     lines += _findings(found)
     lines += ["## Training", "", training_table(root).markdown(), ""]
     lines += _compared(root, results)
@@ -138,7 +139,7 @@ def _findings(found: Found) -> list[str]:
     return lines
 
 
-def _glance(found: Found) -> Table:
+def _glance(found: Found, root: pathlib.Path) -> Table:
     """Returns how many of the papers' claims were found to hold, by experiment and task, with links."""
     rows = []
     for name, experiment in EXPERIMENTS.items():
@@ -150,7 +151,10 @@ def _glance(found: Found) -> Table:
         cells = []
         for task in TASKS:
             if task not in tasks:
-                cells.append("")
+                of_training = name == functionality.EXPERIMENT.name and _has_twins(root, task)
+                cells.append(
+                    f"[measured in training](../results/{task}/README.md)" if of_training else ""
+                )
                 continue
             agrees = [finding.agrees for finding in findings_of(experiment, tasks[task])]
             counts = (
@@ -169,6 +173,13 @@ def _glance(found: Found) -> Table:
         "claim. Empty: not measured yet. How many models, images and attacks stand behind each is in its "
         "section.",
     )
+
+
+def _has_twins(root: pathlib.Path, task: str) -> bool:
+    """Whether of a task's training runs some are watermarked and some their watermark-free twins."""
+    folder = root / "results" / task
+    trained = runs.load_results(folder) if any(folder.glob("*.json")) else []
+    return len({each["metrics"]["verified"] is None for each in trained}) == 2
 
 
 def _anchor(heading: str) -> str:
