@@ -1,5 +1,7 @@
 """What the book says of an experiment's numbers: a paper's claim holds, does not, or was not tested."""
 
+import json
+
 import pytest
 
 from nullmark_jax.experiments import (
@@ -344,3 +346,16 @@ def test_the_cost_of_piracy_says_when_it_was_looked_at():
     assert finding.agrees is False and "takes 2 times as many steps" in finding.text
     assert "(1 model, a pirate each; looked at 3 times, in geometric distances, the" in finding.text
     assert "last after 1000 and 2000 steps)" in finding.text
+
+
+@pytest.mark.parametrize("twin", [False, True])
+def test_training_runs_beside_twins_say_at_a_glance_what_a_watermark_costs(tmp_path, twin):
+    """Where no experiment has measured it; without a twin nothing has."""
+    folder = tmp_path / "results" / "face"
+    folder.mkdir(parents=True)
+    for name, verified in (("watermarked-0", True), *([("watermark-free-0", None)] * twin)):
+        run = {"seed": 0, "metrics": {"verified": verified}}
+        (folder / f"{name}.json").write_text(json.dumps(run))
+    glance = book._glance({}, tmp_path).markdown()
+    (row,) = (line for line in glance.splitlines() if line.startswith("| What a watermark costs"))
+    assert row.count("](") == row.count("(../results/face/README.md)") == int(twin)
