@@ -128,12 +128,14 @@ def test_the_table_has_each_combination_with_its_strongest():
 
 
 def test_the_verdict_counts_by_the_two_losses():
-    finding = loss_gate.verdict(ATTACKS, "null-embedding", 0.8)
+    (finding,) = loss_gate.verdict(ATTACKS, "null-embedding", 0.8)
     # The clip let one through.
     assert finding.agrees is False
     # That it let none through, or was not tried, does not say that it lets none.
-    assert loss_gate.verdict(ATTACKS[:-1], "null-embedding", 0.8).agrees is None
-    assert loss_gate.verdict(ATTACKS[:2], "null-embedding", 0.8).agrees is None
+    (none,) = loss_gate.verdict(ATTACKS[:-1], "null-embedding", 0.8)
+    assert none.agrees is None and none.claimed
+    without = [each for each in ATTACKS if "clipped" not in (each["cross_entropy"], each["owner_loss"])]
+    assert without and loss_gate.verdict(without, "null-embedding", 0.8) == []
     assert finding.text.endswith(
         "the pirate's claim verifies with owner logits and attacker logits in 2 of 4, with owner logits "
         "and attacker clipped in 0 of 1, with owner clipped and attacker clipped in 1 of 1."

@@ -9,6 +9,7 @@ from nullmark_jax.experiments import (
     false_positives,
     fine_tuning,
     functionality,
+    null_hiding,
     piracy_cost,
     piracy_tables,
     pruning,
@@ -86,6 +87,7 @@ def test_less_fine_tuning_than_theirs_confirms_nothing(images, epochs, verified,
         "images": images,
         "epochs": epochs,
         "attacker": "sgd 0.1",
+        "before": {"models": [model]},
         "later": {"models": [model], "verified": verified},
         "grid": [],
     }
@@ -108,11 +110,70 @@ def test_less_fine_tuning_than_theirs_confirms_nothing(images, epochs, verified,
 def test_less_retraining_of_a_leaked_mark_than_theirs_confirms_nothing(
     images, epochs, verified, agrees
 ):
-    part = {"models": [{"leaked": found(1.0, 0.9)}], "verified": verified}
+    model = {"normal_accuracy": 0.9, "leaked": found(1.0, 0.9)}
+    part = {"models": [model], "verified": verified, "hidden": 0, "hidden_verified": 0}
     metrics = {"attacker": "x", "images": images, "epochs": epochs, "earlier": part, "grid": []}
+    metrics["before"] = part
     (finding,) = corruption.verdict({"metrics": metrics})
     assert finding.agrees is agrees
     assert ("(x (theirs: 20 epochs))" in finding.text) == (epochs < 20)
+
+
+def attacked(normal_accuracy, verified, *, hidden=0, hidden_verified=0):
+    """An attack of two models' figures."""
+    model = {"normal_accuracy": normal_accuracy, "owner": found(1.0), "leaked": found(1.0)}
+    return {
+        "goal": "relabel",
+        "name": f"at {normal_accuracy}",
+        "models": [model, model],
+        "verified": verified,
+        "hidden": hidden,
+        "hidden_verified": hidden_verified,
+    }
+
+
+@pytest.mark.parametrize("experiment", [fine_tuning, corruption])
+def test_a_claim_taken_with_the_model_s_accuracy_shows_nothing(experiment):
+    """Of attacks that make every claim fail those count that cost at most 5 points of NC."""
+
+    def verdict(*grid):
+        metrics = {"attacker": "x", "images": 5000, "epochs": 100, "grid_epochs": 10}
+        parts = {"before": attacked(0.9, 2), "earlier": attacked(0.9, 2), "later": attacked(0.9, 2)}
+        return experiment.verdict({"metrics": metrics | parts | {"grid": list(grid)}})[1]
+
+    wrecked, half, taken = attacked(0.84, 0), attacked(0.9, 1), attacked(0.86, 0)
+    assert verdict(wrecked, half).agrees is None and verdict(wrecked, half).claimed
+    finding = verdict(wrecked, half, taken)
+    assert finding.agrees is False and "at 0.86" in finding.text
+    if experiment is fine_tuning:
+        assert "of the 2 of 3 other ways" in finding.text
+        assert "2 make a claim fail, and 1 every claim" in finding.text
+    else:
+        assert "of 3 attacks" in finding.text
+        assert "2 make every claim on it fail, 1 of them at no more than 5 points" in finding.text
+
+
+@pytest.mark.parametrize(("kept", "agrees"), [(4, True), (3, None), (1, False)])
+def test_watermarks_that_did_not_leak_are_held_against_the_one_that_did(kept, agrees):
+    parts = {
+        "before": attacked(0.9, 2),
+        "earlier": attacked(0.9, 2, hidden=2, hidden_verified=kept // 2),
+        "grid": [attacked(0.9, 0, hidden=2, hidden_verified=kept - kept // 2)],
+    }
+    metrics = {"attacker": "x", "images": 5000, "epochs": 20, **parts}
+    finding = corruption.verdict({"metrics": metrics})[2]
+    assert finding.agrees is agrees
+    assert f"after {kept} of 4 such attacks, the leaked one after 2 of 4" in finding.text
+
+
+@pytest.mark.parametrize(("true", "agrees"), [(1.0, True), (0.0, False)])
+def test_a_null_embedding_that_comes_back_alone_is_no_claim(true, agrees):
+    mark = {"normal_accuracy": 0.9, "mark": found(true, 0.95) | {"wm": min(true, 0.95)}}
+    owner = [{"epochs": 1, "models": [{"recovered": mark}]}]
+    metrics = {"threshold": 0.8, "owner": owner, "foreign": []}
+    (finding,) = null_hiding.verdict({"metrics": metrics})
+    assert finding.agrees is agrees
+    assert f"above the threshold in 1, and the claim verifies in {int(agrees)}" in finding.text
 
 
 def pirated(*, strongest, epochs=100, owner=1, printed=True):
@@ -137,13 +198,19 @@ def pirated(*, strongest, epochs=100, owner=1, printed=True):
         # One more on a victim of another loss, of which the strongest is not.
         "grid": {"steps": 600, "attackers": [attacker, {**attacker, "victim": "b"}]},
     }
-    return {"metrics": metrics, "paper": {"earlier_normal_accuracy": 0.9} if printed else {}}
+    paper = {"earlier_normal_accuracy": 0.9} if printed else {}
+    return {"metrics": metrics, "paper": paper, "task": "digit"}
 
 
 def test_attackers_that_failed_do_not_show_that_none_can():
-    later, earlier, strongest, _ = piracy_tables.verdict(pirated(strongest=0))
-    assert (later.agrees, earlier.agrees, strongest.agrees) == (True, True, None)
-    assert later.text.endswith("; not a number: 1 of 1 model.")
+    later, earlier, strongest = piracy_tables.verdict(pirated(strongest=0))
+    # Of a model that is not a number nothing is learned on watermarks.
+    assert (later.agrees, earlier.agrees, strongest.agrees) == (None, True, None)
+    assert later.claimed and strongest.claimed
+    assert "; not a number: 1 of 1 model, where theirs still answer" in later.text
+    broken = pirated(strongest=0)
+    broken["metrics"]["later"]["pirates"][0]["finite"] = True
+    assert piracy_tables.verdict(broken)[0].agrees is True
     assert "the strongest of 1 attacker tried, of 475 images and 600 steps (x)" in strongest.text
     assert piracy_tables.verdict(pirated(strongest=1))[2].agrees is False
 
@@ -210,7 +277,7 @@ def test_of_pruning_those_are_named_that_do_and_those_that_do_not():
     (finding,) = pruning.verdict({"metrics": metrics | {"highest": some}})
     assert finding.agrees is False
     assert finding.text.endswith(
-        "these do: neurons, in 1 of 1; these do not: weights, quantisation."
+        "these do: neurons, in 1 of 1; at so little loss these do not: weights, quantisation."
     )
     (finding,) = pruning.verdict({"metrics": metrics | {"highest": some[1:]}})
     assert finding.agrees is True and finding.text.endswith("points lower, none does.")
@@ -304,7 +371,11 @@ def test_false_positives_are_counted_at_the_model_s_own_threshold():
     assert finding.text.startswith(
         "Of 1000 random watermarks 3 verify on a (watermarked) at T = 60%"
     )
-    assert finding.text.endswith("of a cheat's 1000 signatures 1.") and finding.agrees is True
+    # Theirs are none, or 1: a few within the interval are neither that nor against it.
+    assert finding.text.endswith("of a cheat's 1000 signatures 1.") and finding.agrees is None
+    none = {name: [rate(0.6, 0)] for name in ("rates", "grinding")}
+    (finding,) = false_positives.verdict({"metrics": {"models": [model | none]}})
+    assert finding.agrees is True
     low = [{**each, "low": 0.002} for each in model["rates"]]
     few = [{**each, "of": 100} for each in model["rates"]]
     for rates, agrees in ((low, False), (few, None)):
@@ -342,6 +413,11 @@ def test_the_cost_of_piracy_says_when_it_was_looked_at():
         return {**named, "start": start, "reached": {"steps": reached}, "curve": curve}
 
     metrics = {"steps": 2000, "runs": [run("owner", 1000), run("scratch", 500)]}
+    both = [*metrics["runs"], run("owner", 500) | {"embedding": "null and true"}]
+    both.append(run("scratch", 500) | {"embedding": "null and true"})
+    alone, whole = piracy_cost.verdict({"metrics": metrics | {"runs": both}})
+    assert "of null only, the cheapest attacker (x) takes 2 times" in alone.text
+    assert "of null and true, the cheapest attacker (x) takes 1 times" in whole.text
     (finding,) = piracy_cost.verdict({"metrics": metrics})
     assert finding.agrees is False and "takes 2 times as many steps" in finding.text
     assert "(1 model, a pirate each; looked at 3 times, in geometric distances, the" in finding.text

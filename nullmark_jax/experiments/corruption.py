@@ -25,7 +25,14 @@ from nullmark_jax.experiments import attackers, experiment
 from nullmark_jax.experiments.bench import Bench
 from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
-from nullmark_jax.experiments.measuring import Record, check_images, mean, mean_and_spread, passes
+from nullmark_jax.experiments.measuring import (
+    ACCEPTABLE,
+    Record,
+    check_images,
+    mean,
+    mean_and_spread,
+    passes,
+)
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.reports import curves
 from nullmark_jax.reports.table import Table, beside_papers, percent
@@ -264,17 +271,40 @@ def verdict(result: Result) -> list[Finding]:
             f"{mean_and_spread(part['models'], 'leaked', 'null')} afterwards; the claim verifies in "
             f"{part['verified']} of {len(part['models'])}.",
             attackers.as_tested(stays, unmoved=stays, images=images, theirs=_theirs(metrics)),
+            claimed=True,
         )
     ]
+    least = mean(metrics["before"]["models"], "normal_accuracy") - ACCEPTABLE
     broken = [each for each in metrics["grid"] if each["verified"] == 0]
+    near = [each for each in broken if mean(each["models"], "normal_accuracy") >= least]
+    at_what = ""
     if broken:
         best = max(broken, key=lambda each: mean(each["models"], "normal_accuracy"))
+        at_what = (
+            f"; the gentlest ({best['goal']}: {best['name']}) leaves NC at "
+            f"{mean_and_spread(best['models'], 'normal_accuracy')}"
+        )
+    if metrics["grid"]:
+        sentence = (
+            "A leaked watermark's label cannot be changed, the earlier paper says, nor its claim be taken; "
+            f"of {len(metrics['grid'])} attacks with other losses, optimisers and goals {len(broken)} make "
+            f"every claim on it fail, {len(near)} of them at no more than {100 * ACCEPTABLE:g} points of NC"
+            f"{at_what}."
+        )
+        # That none of some attacks gets there does not say that none can.
+        findings.append(Finding(sentence, False if near else None, claimed=True))
+    parts = [metrics["earlier"], *metrics["grid"]]
+    hidden = sum(each["hidden"] for each in parts)
+    if hidden:
+        kept = sum(each["hidden_verified"] for each in parts)
+        verified = sum(each["verified"] for each in parts)
         findings.append(
             Finding(
-                f"{len(broken)} of {len(metrics['grid'])} other attacks on it make every claim fail; the "
-                f"gentlest ({best['goal']}: {best['name']}) leaves NC at "
-                f"{mean_and_spread(best['models'], 'normal_accuracy')}.",
-                False,
+                "Of several watermarks those that did not leak are to serve when one does, the later paper "
+                f"says; they verify after {kept} of {hidden} such attacks, the leaked one after {verified} "
+                f"of {sum(len(each['models']) for each in parts)}.",
+                True if kept == hidden else False if kept <= verified else None,
+                claimed=True,
             )
         )
     return findings

@@ -30,10 +30,12 @@ class Finding(NamedTuple):
       text: what a paper claims, where one does, and what was found.
       agrees: whether what was found is as the paper says; None where none says anything of it, or where what
         was done is too little or too different to confirm or contradict it.
+      claimed: whether a paper says anything of it. Where agrees is not None, one does.
     """
 
     text: str
     agrees: bool | None = None
+    claimed: bool = False
 
 
 class Experiment(NamedTuple):

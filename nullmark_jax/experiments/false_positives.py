@@ -327,6 +327,7 @@ def verdict(result: Result) -> list[Finding]:
     for each in result["metrics"]["models"]:
         rate, tried = at_own_threshold(each), at_own_threshold(each, "grinding")
         high = max(rate["low"], tried["low"]) > _PAPERS_RATE
+        some = rate["passed"] + tried["passed"] > 0
         findings.append(
             Finding(
                 f"Of {rate['of']} random watermarks {rate['passed']} verify on {_title(each)} at T = "
@@ -334,8 +335,10 @@ def verdict(result: Result) -> list[Finding]:
                 f"(95% interval {100 * rate['low']:.2g} to {100 * rate['high']:.2g}%; the later paper: "
                 "none, 1 of 1,000 on its watermarked Object); of a cheat's "
                 f"{tried['of']} signatures {tried['passed']}.",
-                # Its 1 of 1,000 is within what the intervals allow; of fewer it is so whatever is found.
-                None if not high and rate["of"] < 1 / _PAPERS_RATE else not high,
+                # A few of so many are within what the intervals allow of theirs, but are not none; of fewer
+                # marks than theirs none says nothing.
+                False if high else None if some or rate["of"] < 1 / _PAPERS_RATE else True,
+                claimed=True,
             )
         )
     return findings

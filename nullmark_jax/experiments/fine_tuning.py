@@ -23,9 +23,11 @@ from nullmark_jax.experiments.bench import Bench
 from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import (
+    ACCEPTABLE,
     Record,
     check_images,
     derived_seed,
+    mean,
     mean_and_spread,
     passes,
 )
@@ -227,7 +229,17 @@ def verdict(result: Result) -> list[Finding]:
     metrics = result["metrics"]
     part = metrics["later"]
     stays = part["verified"] == len(part["models"])
-    lost = sum(each["verified"] < len(each["models"]) for each in metrics["grid"])
+    least = mean(metrics["before"]["models"], "normal_accuracy") - ACCEPTABLE
+    near = [each for each in metrics["grid"] if mean(each["models"], "normal_accuracy") >= least]
+    taken = [each for each in near if each["verified"] < len(each["models"])]
+    whole = [each for each in taken if each["verified"] == 0]
+    best = ""
+    if whole:
+        gentlest = max(whole, key=lambda each: mean(each["models"], "normal_accuracy"))
+        best = (
+            f" (the gentlest, {gentlest['name']}, {metrics['grid_epochs']} epochs, at NC "
+            f"{mean_and_spread(gentlest['models'], 'normal_accuracy')})"
+        )
     null = mean_and_spread(part["models"], "owner", "null")
     sentence = (
         f"The papers' fine-tuning leaves the watermark alone, they say; here ({made(metrics)}) null is "
@@ -241,8 +253,17 @@ def verdict(result: Result) -> list[Finding]:
             attackers.as_tested(
                 stays, unmoved=stays, images=metrics["images"], theirs=_theirs(metrics)
             ),
+            claimed=True,
         ),
-        Finding(f"Of {len(metrics['grid'])} other ways to fine-tune {lost} make a claim fail."),
+        Finding(
+            "Fine-tuning does not take the watermark, the papers say; of the "
+            f"{len(near)} of {len(metrics['grid'])} other ways to fine-tune that cost at most "
+            f"{100 * ACCEPTABLE:g} points of NC {len(taken)} make a claim fail, and {len(whole)} every "
+            f"claim{best}.",
+            # That none of some ways takes it does not say that none can.
+            False if whole else None,
+            claimed=True,
+        ),
     ]
 
 

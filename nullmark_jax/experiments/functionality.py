@@ -244,6 +244,7 @@ def verdict(result: Result) -> list[Finding]:
             f"{len(cost)} owners{interval}; the later paper has {theirs:.2f} {of_theirs}.",
             # What so many owners cannot tell from theirs is neither.
             False if low > theirs else True if high <= theirs else None,
+            claimed=True,
         )
     ]
 

@@ -226,13 +226,15 @@ def verdict(result: Result) -> list[Finding]:
     best = _furthest(result)
     return [
         Finding(
-            "Raised step by step, the pirate's null embedding is lost, the earlier paper says; here the "
+            "Raised step by step, the pirate's null embedding is lost, the earlier paper says (which adds 1 "
+            "every 1,000 epochs); here the "
             f"attack that came furthest ({best['name']}) ends with NC "
             f"{mean_and_spread(best['models'], 'normal_accuracy')}, the pirate's null "
             f"{mean_and_spread(best['models'], 'pirate', 'null')}, and verifies in {best['verified']} of "
             f"{len(best['models'])}.",
             # That none of some attacks gets there does not say that none can.
             False if best["verified"] else None,
+            claimed=True,
         )
     ]
 

@@ -99,8 +99,10 @@ def table(
     )
 
 
-def verdict(tried: Sequence[Record], scheme: str, threshold: float) -> Finding:
-    """Returns in how many attacks the pirate verifies, by the two losses."""
+def verdict(tried: Sequence[Record], scheme: str, threshold: float) -> list[Finding]:
+    """Returns in how many attacks the pirate verifies, by the two losses; nothing where neither's clips."""
+    if not any("clipped" in (each["cross_entropy"], each["owner_loss"]) for each in tried):
+        return []
     found = []
     for (owner_loss, cross_entropy), records in _grouped(
         tried, "owner_loss", "cross_entropy"
@@ -111,13 +113,15 @@ def verdict(tried: Sequence[Record], scheme: str, threshold: float) -> Finding:
         )
     clipped = [each for each in tried if each["cross_entropy"] == "clipped"]
     let_in = any(_through(each, scheme, threshold) for each in clipped)
-    return Finding(
+    finding = Finding(
         "The loss as a gate (the earlier paper: what it clips cannot be trained), one model of each owner's "
         "loss and one pirate; of the grid's attacks, over optimisers and rates, the pirate's claim verifies "
         f"with {', with '.join(found)}.",
         # That none of some attackers got through does not say that none can.
         False if let_in else None,
+        claimed=True,
     )
+    return [finding]
 
 
 def _through(record: Record, scheme: str, threshold: float) -> bool:

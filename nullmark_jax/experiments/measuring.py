@@ -20,6 +20,8 @@ from nullmark_jax.reports.table import percent
 
 # A model that lost more of NC, as a fraction, counts as broken: it is no longer worth having.
 BROKEN = 0.2
+# What an attacker may be ready to lose of NC, of 1: a model nearly as good as the one they took.
+ACCEPTABLE = 0.05
 
 Record = dict[str, Any]
 Measure = Callable[..., Record]

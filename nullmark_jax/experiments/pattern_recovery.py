@@ -208,6 +208,7 @@ def verdict(result: Result) -> list[Finding]:
                 ),
                 # That this attack fails does not say that all do.
                 False if whole else None,
+                claimed=True,
             )
         )
     return findings

@@ -319,21 +319,24 @@ def verdict(result: Result) -> list[Finding]:
         and _cheapest_from_scratch(metrics, run) is None
         for run in metrics["runs"]
     )
-    claim = "Piracy takes ten times as long as training from scratch, the later paper says; here "
+    claim = "Piracy takes ten times as long as training from scratch, the later paper says"
     findings = []
-    if found:
-        multiple, run = min(found, key=lambda each: each[0])
+    for embedding in dict.fromkeys(run["embedding"] for _, run in found):
+        multiple, run = min(
+            (each for each in found if each[1]["embedding"] == embedding), key=lambda each: each[0]
+        )
+        of_null = " of null embedding alone" if embedding == "null only" else ""
         findings.append(
             Finding(
-                f"{claim}the cheapest attacker ({run['embedding']}: {run['attacker']}) takes "
+                f"{claim}{of_null}; here, of {embedding}, the cheapest attacker ({run['attacker']}) takes "
                 f"{multiple:.2g} times as many steps as the grid's cheapest from scratch with the same "
                 f"images ({_looked(metrics)}); the owner's recipe is not in the grid.",
                 multiple >= 10,
             )
         )
-    elif not alone:
+    if not found and not alone:
         findings.append(
-            Finding(f"{claim}no attacker got there within {metrics['steps']} steps.", True)
+            Finding(f"{claim}; here no attacker got there within {metrics['steps']} steps.", True)
         )
     if alone:
         findings.append(

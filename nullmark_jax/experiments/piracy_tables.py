@@ -32,7 +32,8 @@ def tables(result: Result) -> list[Table]:
         if name not in metrics:  # It attacks null embedding alone.
             continue
         part = metrics[name]
-        rows.append(_pirates_row(f"{name} paper's: {part['attacker']}{_shorter(name, part)}", part))
+        shorter = _shorter(name, part, result["task"])
+        rows.append(_pirates_row(f"{name} paper's: {part['attacker']}{shorter}", part))
         printed = [paper.get(f"{prefix}{each}") for each in PRINTED]
         if f"{prefix}normal_accuracy" in paper:  # Of triggers it has no null.
             rows.append([f"as the {name} paper has it", "", *map(percent, printed), "", ""])
@@ -118,9 +119,11 @@ def _accuracies(records: list[Record]) -> list[str]:
     ]
 
 
-def _shorter(name: str, part: dict[str, Any]) -> str:
+def _shorter(name: str, part: dict[str, Any], task: str = "") -> str:
     """Returns of how many more images or epochs the paper's attack is, where it is; "" else."""
     theirs = attackers.PAPERS_IMAGES
+    if (name, task) == ("earlier", "face"):  # Its section VII; its section VIII has as many as of the others.
+        theirs = 30_000
     numbers = [(part.get("images", theirs), theirs, "image")]  # Earlier results lack both.
     if name == "earlier":
         numbers.append((part.get("epochs", _EARLIER_EPOCHS), _EARLIER_EPOCHS, "epoch"))
@@ -192,6 +195,7 @@ def _of_triggers(metrics: Metrics) -> list[Finding]:
             None
             if _shorter("later", later)
             else later["verified"] == len(later["pirates"]) and lost <= _MINIMAL,
+            claimed=True,
         ),
         Finding(f"The strongest attacker tried {left(metrics['strongest'])}"),
     ]
@@ -215,21 +219,27 @@ def verdict(result: Result) -> list[Finding]:
         pirates = part["pirates"]
         broken = lost(part) > BROKEN and not part["verified"]
         unmoved = part["owner_verified"] == len(pirates) and not part["verified"]
+        shorter = _shorter(name, part, result["task"])
         printed = name == "later" or "earlier_normal_accuracy" in result["paper"]
         says = "it says; here" if printed else "it says of other tasks; here"
         agrees = attackers.as_tested(
             broken if name == "later" else unmoved,
             unmoved=not broken if name == "later" else unmoved,
             images=part.get("images", attackers.PAPERS_IMAGES),
-            theirs=_shorter(name, part),
+            theirs=shorter,
         )
+        # A training that diverges says nothing of what was to be embedded.
+        ruins_all = not any(each["finite"] for each in pirates)
+        beyond = ", where theirs still answer: that says nothing of watermarks" * ruins_all
         findings.append(
             Finding(
-                f"The {name} paper's attacker {claim}, {says} ({part['attacker']}{_shorter(name, part)}) NC "
+                f"The {name} paper's attacker {claim}, {says} ({part['attacker']}{shorter}) NC "
                 f"is {mean_and_spread(pirates, 'normal_accuracy')} afterwards, the owner's claim verifies in "
                 f"{part['owner_verified']} and the pirate's in {part['verified']} of {len(pirates)}"
-                f"{_dead(pirates)}.",
-                agrees if printed else None,
+                f"{_dead(pirates)}"
+                f"{beyond}.",
+                agrees if printed and not ruins_all else None,
+                claimed=True,
             )
         )
     part = metrics["strongest"]
@@ -245,7 +255,8 @@ def verdict(result: Result) -> list[Finding]:
             f"{len(pirates)}, the owner's in {part['owner_verified']}.",
             # That none of some attackers got through does not say that none can.
             None if not part["verified"] else lost(part) > BROKEN,
+            claimed=True,
         )
     )
     gate = metrics["grid"]["attackers"], metrics["scheme"], metrics["threshold"]
-    return [*findings, loss_gate.verdict(*gate)]
+    return [*findings, *loss_gate.verdict(*gate)]

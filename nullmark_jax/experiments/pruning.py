@@ -338,7 +338,7 @@ def verdict(result: Result) -> list[Finding]:
             do_not.append(each["attack"])
     models = len(metrics["before"]["models"])
     these = f"these do: {'; '.join(do)}" if do else "none does"
-    others = f"; these do not: {', '.join(do_not)}" if do and do_not else ""
+    others = f"; at so little loss these do not: {', '.join(do_not)}" if do and do_not else ""
     return [
         Finding(
             "No reasonable pruning takes the watermark and leaves the model, the papers say; here, "

@@ -305,7 +305,7 @@ def verdict(result: Result) -> list[Finding]:
         and metrics["epochs"] >= _PAPERS_EPOCHS
         and metrics["recovery_epochs"] >= _PAPERS_RECOVERY
     )
-    return [Finding(f"{sentence}.", k == n if asked else None)]
+    return [Finding(f"{sentence}.", k == n if asked else None, claimed=True)]
 
 
 EXPERIMENT = Experiment(

@@ -26,7 +26,7 @@ from nullmark_jax.config import TASKS
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import functionality
 from nullmark_jax.experiments.catalogue import EXPERIMENTS
-from nullmark_jax.experiments.experiment import Result
+from nullmark_jax.experiments.experiment import Finding, Result
 from nullmark_jax.experiments.experiment import findings as findings_of
 from nullmark_jax.reports import committed, comparison, runs, sweeps
 from nullmark_jax.reports.committed import LARGEST, Found
@@ -42,11 +42,25 @@ _DATA = {
 }
 
 
-# Of findings by whether they agree with a paper; what contradicts one comes first.
+# What a newcomer needs for the sentences below.
+_WORDS = (
+    "**Words** (more in [design](design.md)). *NC*: accuracy on unchanged images. *null*: accuracy on images",
+    "that bear the pattern p at ±lambda (2000), which is to change nothing. *true*: how often the inverse",
+    "pattern gives the owner's label y_W. *WM*: the lower of null and true; a claim *verifies* where WM passes",
+    "the threshold *T*, 80% (Face: 60%). A *pirate* embeds a mark of their own in the owner's model. *grid*:",
+    "attackers that choose loss, optimiser, rate and number of images; *-tamed*: with warm-up, decay and clipped",
+    "gradients; *-raised*: so, and lambda rises from 1; *-null-space*: so, and trained where the pattern is not",
+    "seen. *logits* and *clipped*: the cross entropy, the latter with the papers' (Keras's) cut of small",
+    "probabilities. *free*: trained by the same recipe without a watermark.",
+)
+
+# Of findings by whether they agree with a paper, and whether one claims anything; what contradicts one comes
+# first.
 _HEADINGS = {
-    False: "Found otherwise than the papers say",
-    True: "Found as the papers say",
-    None: "What the papers do not ask, or asked otherwise",
+    (False, True): "Found otherwise than the papers say",
+    (True, True): "Found as the papers say",
+    (None, True): "Said by the papers, neither confirmed nor refuted here",
+    (None, False): "What the papers do not ask",
 }
 
 
@@ -70,8 +84,9 @@ def _own_page(root: pathlib.Path, results: Mapping[str, Found]) -> str:
         "Generated from the files under `results/` by `python -m nullmark_jax.reports.book`; not a word",
         "is written by hand. Accuracies are in percent, of test images that no training saw. Every",
         "experiment's section names its command, commit and machine; the training runs' stand in",
-        "[results](../results/README.md). What the words mean: [design](design.md); what follows:",
-        "[threat model](threat_model.md).",
+        "[results](../results/README.md). What follows: [threat model](threat_model.md).",
+        "",
+        *_WORDS,
         "",
     ]
     if others:
@@ -127,16 +142,20 @@ def _joined(lines: Sequence[str]) -> str:
 
 def _findings(found: Found) -> list[str]:
     findings = [
-        (finding.agrees, f"- **{EXPERIMENTS[name].title}, {task}.** {finding.text}")
+        (_kind(finding), f"- **{EXPERIMENTS[name].title}, {task}.** {finding.text}")
         for name, tasks in found.items()
         for task, result in tasks.items()
         for finding in findings_of(EXPERIMENTS[name], result)
     ]
     lines = []
-    for agrees, heading in _HEADINGS.items():
-        some = [line for each, line in findings if each is agrees]
+    for kind, heading in _HEADINGS.items():
+        some = [line for each, line in findings if each == kind]
         lines += [f"## {heading}", "", *(some or ["Nothing yet."]), ""]
     return lines
+
+
+def _kind(finding: Finding) -> tuple[bool | None, bool]:
+    return finding.agrees, finding.claimed or finding.agrees is not None
 
 
 def _glance(found: Found, root: pathlib.Path) -> Table:
@@ -156,22 +175,24 @@ def _glance(found: Found, root: pathlib.Path) -> Table:
                     f"[measured in training](../results/{task}/README.md)" if of_training else ""
                 )
                 continue
-            agrees = [finding.agrees for finding in findings_of(experiment, tasks[task])]
-            counts = (
-                (f"**{agrees.count(False)} not**", False),
-                (f"{agrees.count(True)} as said", True),
-            )
-            said = ", ".join(text for text, each in counts if each in agrees) or "measured"
-            cells.append(f"[{said}](#{_anchor(f'{experiment.title}: {task}')})")
+            kinds = [_kind(finding) for finding in findings_of(experiment, tasks[task])]
+            words = {
+                (False, True): "**{} not**",
+                (True, True): "{} as said",
+                (None, True): "{} open",
+            }
+            said = [words[each].format(kinds.count(each)) for each in words if each in kinds]
+            shown = ", ".join(said) or "measured"
+            cells.append(f"[{shown}](#{_anchor(f'{experiment.title}: {task}')})")
         rows.append([experiment.title, *cells])
     return Table(
         "The papers' claims, by experiment and task",
         ("", *TASKS),
         rows,
-        "As said: claims of the papers that were found to hold. Not: claims that were not. Measured: the "
-        "papers claim nothing of it, or what was done is too little or too different to confirm what they "
-        "claim. Empty: not measured yet. How many models, images and attacks stand behind each is in its "
-        "section.",
+        "As said: claims of the papers that were found to hold. Not: claims that were not. Open: claims that "
+        "what was done is too little, or too different from what the papers did, to confirm or refute. "
+        "Measured: the papers claim nothing of it. Empty: not measured yet. How many models, images and "
+        "attacks stand behind each is in its section.",
     )
 
 

@@ -198,7 +198,9 @@ def verdict(result: Result) -> list[Finding]:
                 agrees = None if cut else not any(m["modes"][mode]["flagged"] for m in watermarked)
         findings.append(
             Finding(
-                f"With a pattern {mode} ({_searched(metrics)}), {', '.join(parts)}{claim}.", agrees
+                f"With a pattern {mode} ({_searched(metrics)}), {', '.join(parts)}{claim}.",
+                agrees,
+                claimed=mode == "bounded",
             )
         )
     for rate in metrics["unlearning"]["learning_rates"]:
