@@ -134,7 +134,9 @@ def test_the_verdict_counts_by_the_two_losses():
     # That it let none through, or was not tried, does not say that it lets none.
     (none,) = loss_gate.verdict(ATTACKS[:-1], "null-embedding", 0.8)
     assert none.agrees is None and none.claimed
-    without = [each for each in ATTACKS if "clipped" not in (each["cross_entropy"], each["owner_loss"])]
+    without = [
+        each for each in ATTACKS if "clipped" not in (each["cross_entropy"], each["owner_loss"])
+    ]
     assert without and loss_gate.verdict(without, "null-embedding", 0.8) == []
     assert finding.text.endswith(
         "the pirate's claim verifies with owner logits and attacker logits in 2 of 4, with owner logits "

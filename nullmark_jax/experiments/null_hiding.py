@@ -194,8 +194,8 @@ def tables(result: Result) -> list[Table]:
             ),
             rows,
             "Hidden and recovered with Adam and the cross entropy from logits, the earlier paper's with its "
-            f"clipped loss. Hidden with {metrics['images']} images; recovered with one epoch of the null term "
-            f"over {percent(metrics['recovery_fraction'])}% of the training set. Where null "
+            f"clipped loss. Hidden with {metrics['images']} images; recovered with one epoch of the null "
+            f"term over {percent(metrics['recovery_fraction'])}% of the training set. Where null "
             "accuracy of marks that were never embedded recovers as well, its recovery proves nothing.",
         )
     ]

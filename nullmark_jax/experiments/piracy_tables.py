@@ -122,7 +122,10 @@ def _accuracies(records: list[Record]) -> list[str]:
 def _shorter(name: str, part: dict[str, Any], task: str = "") -> str:
     """Returns of how many more images or epochs the paper's attack is, where it is; "" else."""
     theirs = attackers.PAPERS_IMAGES
-    if (name, task) == ("earlier", "face"):  # Its section VII; its section VIII has as many as of the others.
+    if (name, task) == (
+        "earlier",
+        "face",
+    ):  # Its section VII; its section VIII has as many as of the others.
         theirs = 30_000
     numbers = [(part.get("images", theirs), theirs, "image")]  # Earlier results lack both.
     if name == "earlier":

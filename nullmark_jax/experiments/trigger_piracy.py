@@ -252,7 +252,9 @@ def verdict(result: Result) -> list[Finding]:
             "says, Adi et al. the reverse; "
         )
     end = "." if was_in else "; they were not in before, so that it says nothing of what stays."
-    findings = [Finding(f"{claim}{found}{end}", taken if spoken and was_in else None, claimed=spoken)]
+    findings = [
+        Finding(f"{claim}{found}{end}", taken if spoken and was_in else None, claimed=spoken)
+    ]
     if most > own:
         found, taken, _ = at(most)
         # The paper's is one CIFAR-10 model, whose owner trained for 300 epochs.

@@ -44,14 +44,15 @@ _DATA = {
 
 # What a newcomer needs for the sentences below.
 _WORDS = (
-    "**Words** (more in [design](design.md)). *NC*: accuracy on unchanged images. *null*: accuracy on images",
-    "that bear the pattern p at ±lambda (2000), which is to change nothing. *true*: how often the inverse",
-    "pattern gives the owner's label y_W. *WM*: the lower of null and true; a claim *verifies* where WM passes",
-    "the threshold *T*, 80% (Face: 60%). A *pirate* embeds a mark of their own in the owner's model. *grid*:",
-    "attackers that choose loss, optimiser, rate and number of images; *-tamed*: with warm-up, decay and clipped",
-    "gradients; *-raised*: so, and lambda rises from 1; *-null-space*: so, and trained where the pattern is not",
-    "seen. *logits* and *clipped*: the cross entropy, the latter with the papers' (Keras's) cut of small",
-    "probabilities. *free*: trained by the same recipe without a watermark.",
+    "**Words** (more in [design](design.md)). *NC*: accuracy on unchanged images. *null*: accuracy on",
+    "images that bear the pattern p at ±lambda (2000), which is to change nothing. *true*: how often",
+    "the inverse pattern gives the owner's label y_W. *WM*: the lower of null and true; a claim",
+    "*verifies* where WM passes the threshold *T*, 80% (Face: 60%). A *pirate* embeds a mark of their",
+    "own in the owner's model. *grid*: attackers that choose loss, optimiser, rate and number of",
+    "images; *-tamed*: with warm-up, decay and clipped gradients; *-raised*: so, and lambda rises from",
+    "1; *-null-space*: so, and trained where the pattern is not seen. *logits* and *clipped*: the cross",
+    "entropy, the latter with the papers' (Keras's) cut of small probabilities. *free*: trained by the",
+    "same recipe without a watermark.",
 )
 
 # Of findings by whether they agree with a paper, and whether one claims anything; what contradicts one comes
