@@ -153,17 +153,22 @@ def test_a_claim_taken_with_the_model_s_accuracy_shows_nothing(experiment):
         assert "2 make every claim on it fail, 1 of them at no more than 5 points" in finding.text
 
 
-@pytest.mark.parametrize(("kept", "agrees"), [(4, True), (3, None), (1, False)])
-def test_watermarks_that_did_not_leak_are_held_against_the_one_that_did(kept, agrees):
+@pytest.mark.parametrize(
+    ("kept", "normal_accuracy", "agrees"),
+    [(2, 0.9, True), (1, 0.9, None), (0, 0.9, False), (0, 0.84, None)],
+)
+def test_watermarks_that_did_not_leak_are_to_serve(kept, normal_accuracy, agrees):
+    """What takes them with the model is nothing against them, nor what takes some."""
     parts = {
         "before": attacked(0.9, 2),
-        "earlier": attacked(0.9, 2, hidden=2, hidden_verified=kept // 2),
-        "grid": [attacked(0.9, 0, hidden=2, hidden_verified=kept - kept // 2)],
+        "earlier": attacked(0.9, 2, hidden=2, hidden_verified=2),
+        "grid": [attacked(normal_accuracy, 0, hidden=2, hidden_verified=kept)],
     }
     metrics = {"attacker": "x", "images": 5000, "epochs": 20, **parts}
     finding = corruption.verdict({"metrics": metrics})[2]
-    assert finding.agrees is agrees
-    assert f"after {kept} of 4 such attacks, the leaked one after 2 of 4" in finding.text
+    assert finding.agrees is agrees and finding.claimed
+    assert f"verify in {2 + kept} of 4 cases" in finding.text
+    assert f"points of NC {int(agrees is False)} take all the others" in finding.text
 
 
 @pytest.mark.parametrize(("true", "agrees"), [(1.0, True), (0.0, False)])

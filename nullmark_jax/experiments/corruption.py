@@ -293,17 +293,18 @@ def verdict(result: Result) -> list[Finding]:
         )
         # That none of some attacks gets there does not say that none can.
         findings.append(Finding(sentence, False if near else None, claimed=True))
+    others = [each for each in near if each["hidden"] and not each["hidden_verified"]]
     parts = [metrics["earlier"], *metrics["grid"]]
     hidden = sum(each["hidden"] for each in parts)
     if hidden:
         kept = sum(each["hidden_verified"] for each in parts)
-        verified = sum(each["verified"] for each in parts)
         findings.append(
             Finding(
                 "Of several watermarks those that did not leak are to serve when one does, the later paper "
-                f"says; they verify after {kept} of {hidden} such attacks, the leaked one after {verified} "
-                f"of {sum(len(each['models']) for each in parts)}.",
-                True if kept == hidden else False if kept <= verified else None,
+                f"says; they verify in {kept} of {hidden} cases after these attacks, and of the {len(near)} "
+                f"that take the leaked one at no more than {100 * ACCEPTABLE:g} points of NC {len(others)} "
+                "take all the others with it.",
+                False if others else True if kept == hidden else None,
                 claimed=True,
             )
         )
