@@ -19,6 +19,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     if smoke:
         config.test_images = 100
         config.images = (200,)
+        config.cross_entropies = ("logits",)
         config.ways = ("adam",)
         config.learning_rates = (1e-3,)
         config.factors = (1000.0,)

@@ -217,7 +217,7 @@ def _row(name: str, models: list[Record], threshold: float) -> list[str]:
 def draw(result: Result) -> dict[str, Figure]:
     """Returns Figure 11: null accuracy after hiding and after recovery, by epochs of hiding."""
     owner = result["metrics"]["owner"]
-    if not owner:
+    if len(owner) < 2:  # Of one hiding there is no curve.
         return {}
     # The curves are the first watermarked victim's: so are the marks that it never had.
     foreign = next(each for each in result["metrics"]["foreign"] if each["watermarked"])["models"]

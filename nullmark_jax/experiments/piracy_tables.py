@@ -167,8 +167,20 @@ def draw(result: Result) -> dict[str, Figure]:
             ),
             title=title,
             threshold=metrics["threshold"],
+            claims=_printed(result["paper"], name),
         )
     return drawn
+
+
+def _printed(paper: dict[str, float], name: str) -> dict[str, float]:
+    """Returns what a paper prints after its attack, for the first lines of `draw`; {} where nothing."""
+    prefix = {"later": "", "earlier": "earlier_"}.get(name, "none_")
+    if not all(f"{prefix}{each}" in paper for each in PRINTED):
+        return {}
+    normal, *marks = (paper[f"{prefix}{each}"] for each in PRINTED)
+    own, pirate = (min(marks[:2]), min(marks[2:]))
+    printed = {"NC": normal, "owner WM": own, "pirate WM": pirate}
+    return {f"{each}, the paper's": value for each, value in printed.items()}
 
 
 def _dead(pirates: list[Record]) -> str:
