@@ -121,6 +121,20 @@ def test_the_metrics(done):
 
 
 @pytest.mark.slow
+def test_of_several_numbers_of_images_the_fewest_have_a_strongest_of_their_own(command, tmp_path):
+    assert command(tmp_path / "run", "--config.grid.fractions=(0.25,0.5)") == 0
+    metrics = read(tmp_path / "run")["metrics"]
+    tried = metrics["grid"]["attackers"]
+    assert sorted({each["images"] for each in tried}) == [27, 54]
+    few = loss_gate.strongest(tried[:2], "null-embedding", 0.8)
+    assert few["images"] == 27 and metrics["fewest"]["attacker"] == few["name"]
+    (pirate,) = metrics["fewest"]["pirates"]
+    others = [few, *metrics["strongest"]["pirates"]]
+    assert pirate["seed"] not in {each["seed"] for each in others}
+    assert (tmp_path / "run" / "figures" / "piracy-fewest.png").exists()
+
+
+@pytest.mark.slow
 def test_again_nothing_is_measured(done, command):
     before = read(done)
     records = (done / "records.jsonl").read_bytes()

@@ -218,6 +218,14 @@ def test_attackers_that_failed_do_not_show_that_none_can():
     assert piracy_tables.verdict(broken)[0].agrees is True
     assert "the strongest of 1 attacker tried, of 475 images and 600 steps (x)" in strongest.text
     assert piracy_tables.verdict(pirated(strongest=1))[2].agrees is False
+    few = pirated(strongest=0)
+    grid = few["metrics"]["grid"]["attackers"]
+    grid.insert(1, {**grid[0], "images": 4750})
+    few["metrics"]["fewest"] = {**few["metrics"]["strongest"], "attacker": "y", "verified": 1}
+    every, fewest = piracy_tables.verdict(few)[2:]
+    assert "2 attackers tried, of 475 or 4750 images" in every.text and every.agrees is None
+    assert "1 attacker tried, of 475 images and 600 steps (y)" in fewest.text
+    assert fewest.agrees is False
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from nullmark_jax.reports.table import Table, beside_papers, many, percent
 # What config.paper holds of Table 3, and after "earlier_" of Table V.
 PRINTED = ("normal_accuracy", "owner_null", "owner_true", "pirate_null", "pirate_true")
 
+_STRONGEST = {"strongest": "strongest", "fewest": "strongest with the fewest images"}
+
 # Of the earlier paper's attack, as its Figure 7 has it; the later one's are the task's own.
 _EARLIER_EPOCHS = 100
 
@@ -37,9 +39,9 @@ def tables(result: Result) -> list[Table]:
         printed = [paper.get(f"{prefix}{each}") for each in PRINTED]
         if f"{prefix}normal_accuracy" in paper:  # Of triggers it has no null.
             rows.append([f"as the {name} paper has it", "", *map(percent, printed), "", ""])
-    rows.append(
-        _pirates_row(f"strongest: {metrics['strongest']['attacker']}", metrics["strongest"])
-    )
+    for name, title in _STRONGEST.items():
+        if name in metrics:  # The grid may have one number of images.
+            rows.append(_pirates_row(f"{title}: {metrics[name]['attacker']}", metrics[name]))
     earlier = (
         " The earlier paper's null is agreement with the model's own answer, right or wrong, and it names "
         "no optimiser: here its attacker has the later one's."
@@ -66,11 +68,11 @@ def tables(result: Result) -> list[Table]:
         f"the grid's. A model that the attack made not a number answers class 0.{earlier}",
     )
     grid = metrics["grid"]
-    best = metrics["strongest"]["attacker"]
+    best = {metrics[name]["attacker"] for name in _STRONGEST if name in metrics}
     first_tried = of_first_victim(grid["attackers"])
     tried = [
         [
-            f"**{each['name']}**" if each["name"] == best else each["name"],
+            f"**{each['name']}**" if each["name"] in best else each["name"],
             percent(each["normal_accuracy"]),
             *(percent(each[who][part]) for who in ("pirate", "owner") for part in ("null", "true")),
             percent(each["pirate"]["wm"]),
@@ -151,7 +153,7 @@ def draw(result: Result) -> dict[str, Figure]:
     for name, title in (
         ("later", "the later paper's attacker"),
         ("earlier", "the earlier paper's attacker"),
-        ("strongest", metrics["strongest"]["attacker"]),
+        *((each, metrics[each]["attacker"]) for each in _STRONGEST if each in metrics),
     ):
         if name not in metrics:
             continue
@@ -257,21 +259,26 @@ def verdict(result: Result) -> list[Finding]:
                 claimed=True,
             )
         )
-    part = metrics["strongest"]
-    pirates = part["pirates"]
     tried = of_first_victim(metrics["grid"]["attackers"])
-    had = sorted({each["images"] for each in tried})
-    findings.append(
-        Finding(
-            "A second watermark cannot be had without a broken model, both papers say; the strongest "
-            f"of {many(len(tried), 'attacker')} tried, of {' or '.join(map(str, had))} images and "
-            f"{metrics['grid']['steps']} steps ({part['attacker']}), leaves NC at "
-            f"{mean_and_spread(pirates, 'normal_accuracy')}; their claim verifies in {part['verified']} of "
-            f"{len(pirates)}, the owner's in {part['owner_verified']}.",
-            # That none of some attackers got through does not say that none can.
-            None if not part["verified"] else lost(part) > BROKEN,
-            claimed=True,
+    for name in _STRONGEST:
+        if name not in metrics:
+            continue
+        part = metrics[name]
+        pirates = part["pirates"]
+        had = sorted({each["images"] for each in tried})
+        some = [each for each in tried if name != "fewest" or each["images"] == had[0]]
+        images = " or ".join(map(str, had if name != "fewest" else had[:1]))
+        findings.append(
+            Finding(
+                "A second watermark cannot be had without a broken model, both papers say; the strongest "
+                f"of {many(len(some), 'attacker')} tried, of {images} images and "
+                f"{metrics['grid']['steps']} steps ({part['attacker']}), leaves NC at "
+                f"{mean_and_spread(pirates, 'normal_accuracy')}; their claim verifies in "
+                f"{part['verified']} of {len(pirates)}, the owner's in {part['owner_verified']}.",
+                # That none of some attackers got through does not say that none can.
+                None if not part["verified"] else lost(part) > BROKEN,
+                claimed=True,
+            )
         )
-    )
     gate = metrics["grid"]["attackers"], metrics["scheme"], metrics["threshold"]
     return [*findings, *loss_gate.verdict(*gate)]
