@@ -29,8 +29,9 @@ from nullmark_jax.experiments.measuring import (
     ACCEPTABLE,
     Record,
     check_images,
-    mean,
+    gentlest,
     mean_and_spread,
+    near,
     passes,
 )
 from nullmark_jax.experiments.victim import Victim
@@ -274,12 +275,11 @@ def verdict(result: Result) -> list[Finding]:
             claimed=True,
         )
     ]
-    least = mean(metrics["before"]["models"], "normal_accuracy") - ACCEPTABLE
     broken = [each for each in metrics["grid"] if each["verified"] == 0]
-    near = [each for each in broken if mean(each["models"], "normal_accuracy") >= least]
+    cheap = near(broken, metrics["before"])
     at_what = ""
     if broken:
-        best = max(broken, key=lambda each: mean(each["models"], "normal_accuracy"))
+        best = gentlest(broken)
         at_what = (
             f"; the gentlest ({best['goal']}: {best['name']}) leaves NC at "
             f"{mean_and_spread(best['models'], 'normal_accuracy')}"
@@ -288,12 +288,12 @@ def verdict(result: Result) -> list[Finding]:
         sentence = (
             "A leaked watermark's label cannot be changed, the earlier paper says, nor its claim be taken; "
             f"of {len(metrics['grid'])} attacks with other losses, optimisers and goals {len(broken)} make "
-            f"every claim on it fail, {len(near)} of them at no more than {100 * ACCEPTABLE:g} points of NC"
+            f"every claim on it fail, {len(cheap)} of them at no more than {100 * ACCEPTABLE:g} points of NC"
             f"{at_what}."
         )
         # That none of some attacks gets there does not say that none can.
-        findings.append(Finding(sentence, False if near else None, claimed=True))
-    others = [each for each in near if each["hidden"] and not each["hidden_verified"]]
+        findings.append(Finding(sentence, False if cheap else None, claimed=True))
+    others = [each for each in cheap if each["hidden"] and not each["hidden_verified"]]
     parts = [metrics["earlier"], *metrics["grid"]]
     hidden = sum(each["hidden"] for each in parts)
     if hidden:
@@ -301,7 +301,7 @@ def verdict(result: Result) -> list[Finding]:
         findings.append(
             Finding(
                 "Of several watermarks those that did not leak are to serve when one does, the later paper "
-                f"says; they verify in {kept} of {hidden} cases after these attacks, and of the {len(near)} "
+                f"says; they verify in {kept} of {hidden} cases after these attacks, and of the {len(cheap)} "
                 f"that take the leaked one at no more than {100 * ACCEPTABLE:g} points of NC {len(others)} "
                 "take all the others with it.",
                 False if others else True if kept == hidden else None,

@@ -27,8 +27,9 @@ from nullmark_jax.experiments.measuring import (
     Record,
     check_images,
     derived_seed,
-    mean,
+    gentlest,
     mean_and_spread,
+    near,
     passes,
 )
 from nullmark_jax.experiments.victim import Victim
@@ -229,16 +230,15 @@ def verdict(result: Result) -> list[Finding]:
     metrics = result["metrics"]
     part = metrics["later"]
     stays = part["verified"] == len(part["models"])
-    least = mean(metrics["before"]["models"], "normal_accuracy") - ACCEPTABLE
-    near = [each for each in metrics["grid"] if mean(each["models"], "normal_accuracy") >= least]
-    taken = [each for each in near if each["verified"] < len(each["models"])]
+    cheap = near(metrics["grid"], metrics["before"])
+    taken = [each for each in cheap if each["verified"] < len(each["models"])]
     whole = [each for each in taken if each["verified"] == 0]
     best = ""
     if whole:
-        gentlest = max(whole, key=lambda each: mean(each["models"], "normal_accuracy"))
+        least = gentlest(whole)
         best = (
-            f" (the gentlest, {gentlest['name']}, {metrics['grid_epochs']} epochs, at NC "
-            f"{mean_and_spread(gentlest['models'], 'normal_accuracy')})"
+            f" (the gentlest, {least['name']}, {metrics['grid_epochs']} epochs, at NC "
+            f"{mean_and_spread(least['models'], 'normal_accuracy')})"
         )
     null = mean_and_spread(part["models"], "owner", "null")
     sentence = (
@@ -257,7 +257,7 @@ def verdict(result: Result) -> list[Finding]:
         ),
         Finding(
             "Fine-tuning does not take the watermark, the papers say; of the "
-            f"{len(near)} of {len(metrics['grid'])} other ways to fine-tune that cost at most "
+            f"{len(cheap)} of {len(metrics['grid'])} other ways to fine-tune that cost at most "
             f"{100 * ACCEPTABLE:g} points of NC {len(taken)} make a claim fail, and {len(whole)} every "
             f"claim{best}.",
             # That none of some ways takes it does not say that none can.

@@ -171,3 +171,14 @@ def check_images(victim: Victim, *counts: int) -> None:
                 f"config: the attacker is to have {count} images but {victim.name} has "
                 f"{len(victim.splits.train)} training images; give at most so many"
             )
+
+
+def near(attacks: Sequence[Record], before: Record) -> list[Record]:
+    """Returns the attacks, by their `models`, that cost at most `ACCEPTABLE` of the mean NC before."""
+    least = mean(before["models"], "normal_accuracy") - ACCEPTABLE
+    return [each for each in attacks if mean(each["models"], "normal_accuracy") >= least]
+
+
+def gentlest(attacks: Sequence[Record]) -> Record:
+    """Returns the attack, of at least one, that leaves the highest mean NC."""
+    return max(attacks, key=lambda each: mean(each["models"], "normal_accuracy"))
