@@ -20,6 +20,8 @@ from nullmark_jax.optimizers import Recipe, check_recipe
 TASKS = ("quickstart", "digit", "face", "traffic", "object")
 PRECISIONS = ("highest", "high", "default")
 SOURCES = ("digits", "npz", "tfds")
+# What the names of the earlier paper's figures begin with in `config.paper`.
+_EARLIER = "earlier_"
 
 
 def default() -> ml_collections.ConfigDict:
@@ -109,9 +111,26 @@ def default() -> ml_collections.ConfigDict:
     # A larger training set stays on the host, which then feeds the device.
     config.resident_bytes = 4 * 2**30
 
-    # What the papers print for this task, as fractions, for the tables beside ours.
+    # What the papers print for this task, as fractions, for the tables beside ours: null embedding's, and
+    # after "earlier_" wonder filters'.
     config.paper = ml_collections.ConfigDict()
     return config
+
+
+def printed(config: ml_collections.ConfigDict) -> dict[str, float]:
+    """Returns what the scheme's own paper prints for the task, as fractions; {} of triggers.
+
+    Of null embedding that is `normal_accuracy`, `null_accuracy` and `true_accuracy` (later paper, Table 4),
+    of wonder filters `normal_accuracy`, `true_accuracy` and `null_agreement` (earlier paper, Table III), of
+    both the watermark-free model's `free_normal_accuracy`; those that the config lacks are missing.
+    """
+    if config.watermark.scheme in schemes.SCHEMES:
+        return {}
+    figures = config.paper.to_dict()
+    earlier = {name: value for name, value in figures.items() if name.startswith(_EARLIER)}
+    if config.watermark.scheme == "wonder-filter":
+        return {name.removeprefix(_EARLIER): value for name, value in earlier.items()}
+    return {name: value for name, value in figures.items() if name not in earlier}
 
 
 def with_defaults(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:

@@ -8,7 +8,8 @@ import ml_collections
 import numpy as np
 
 from nullmark_jax import checks, claim, data, files, models, training, verification
-from nullmark_jax.baselines import adi, schemes
+from nullmark_jax import config as configs
+from nullmark_jax.baselines import adi
 from nullmark_jax.baselines.triggers import Triggers
 from nullmark_jax.errors import InputError
 from nullmark_jax.folder import to_json
@@ -263,9 +264,8 @@ def _triggers_summary(test: TriggerCounts, verified: bool | None) -> dict[str, A
 
 
 def paper_figures(config: ml_collections.ConfigDict) -> dict[str, float]:
-    """Returns null embedding's figures in the papers; none for data of the user's own, or triggers."""
-    own = config.data.source == "npz" or config.watermark.scheme in schemes.SCHEMES
-    return {} if own else config.paper.to_dict()
+    """Returns the scheme's figures in the papers; none for data of the user's own."""
+    return {} if config.data.source == "npz" else configs.printed(config)
 
 
 def draw(

@@ -32,6 +32,12 @@ TABLE_4 = {
     "traffic": (96.84, 96.10, 95.76, 100),
     "object": (85.87, 84.70, 82.87, 100),
 }
+# Earlier paper, Table III: NC without a watermark, NC, true, null agreement, in percent.
+TABLE_III = {
+    "digit": (99.24, 98.63, 100, 99.59),
+    "face": (98.60, 98.74, 100, 99.48),
+    "traffic": (97.10, 94.90, 100, 99.48),
+}
 PROTOCOL = {
     "quickstart": ("digit", (28, 28, 1), 10),
     "digit": ("digit", (28, 28, 1), 10),
@@ -137,7 +143,19 @@ def test_papers_sgd_is_plain(task):
 def test_the_papers_accuracies_are_table_4s(task, recipe):
     names = ("free_normal_accuracy", "normal_accuracy", "null_accuracy", "true_accuracy")
     expected = dict(zip(names, (percent / 100 for percent in TABLE_4[task]), strict=True))
-    assert get_config(task, recipe).paper.to_dict() == pytest.approx(expected, abs=1e-12)
+    assert configs.printed(get_config(task, recipe)) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_of_wonder_filters_they_are_table_iii_s(task):
+    config = get_config(task)
+    config.watermark.scheme = "wonder-filter"
+    names = ("free_normal_accuracy", "normal_accuracy", "true_accuracy", "null_agreement")
+    figures = (percent / 100 for percent in TABLE_III.get(task, ()))
+    expected = dict(zip(names, figures, strict=False))
+    assert configs.printed(config) == pytest.approx(expected, abs=1e-12)
+    config.watermark.scheme = "adi"
+    assert configs.printed(config) == {}
 
 
 def test_faces_of_lfw_are_an_npz_of_158_people():

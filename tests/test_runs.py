@@ -70,6 +70,25 @@ def test_mean_spread_and_loss_worked_out_by_hand():
     assert "| later paper, watermarked | | 98.51 | 97.70 | 100.00 | 97.70 | | |" in table
 
 
+def test_of_wonder_filters_the_agreement_has_a_column_and_the_earlier_paper_a_row():
+    results = [_result(0, 0.98, 0.97, True), _result(0, 0.99, 0.1, None)]
+    for each, agreement in zip(results, (0.975, 0.11), strict=True):
+        each["metrics"]["null_agreement"] = agreement
+        each["metrics"]["intervals_95"]["null_agreement"] = [agreement - 0.01, agreement]
+    paper = {
+        "free_normal_accuracy": 0.9924,
+        "normal_accuracy": 0.9863,
+        "true_accuracy": 1.0,
+        "null_agreement": 0.9959,
+    }
+    lines = runs.runs_table(results, paper, "wonder-filter").splitlines()
+    assert lines[0] == "| run | seed | NC | null | agreement | true | WM | verified | minutes |"
+    assert "| 97.00 (96.00 to 97.00) | 97.50 (96.50 to 97.50) | 100.00" in lines[2]
+    assert "| earlier paper, watermarked | | 98.63 |  | 99.59 | 100.00 | 99.59 | | |" in lines
+    assert "| earlier paper, watermark-free | | 99.24 | | | | | | |" in lines
+    assert len({line.count("|") for line in lines[:8]}) == 1
+
+
 def test_only_runs_of_one_seed_are_compared():
     others = [_result(5, 0.5, 0.1, None), _result(6, 0.4, 0.1, True)]
     assert "seed: 1.00 points (one pair)." in runs.runs_table([RESULTS[0], RESULTS[2], *others], {})
@@ -135,4 +154,6 @@ COMMITTED = [path.parent for path in sorted(RESULTS_FOLDER.glob("*/watermarked-*
 def test_the_committed_pages_are_what_their_results_say(capsys, folder):
     task = folder.name.partition("-")[0]  # What follows names a variant.
     config = RESULTS_FOLDER.parent / "configs" / f"{task}.py"
-    assert runs.main(["runs", f"--config={config}", f"--results={folder}", "--check"]) == 0
+    scheme = "wonder-filter" if folder.name.endswith("-wonder") else "null-embedding"
+    argv = [f"--config={config}", f"--config.watermark.scheme={scheme}", f"--results={folder}"]
+    assert runs.main(["runs", *argv, "--check"]) == 0

@@ -63,6 +63,11 @@ def test_without_the_papers_figures_their_column_is_empty():
     assert paper_column(changed(paper={})) == ["-", "-", "-", "-"]
 
 
+def test_of_wonder_filters_the_paper_gives_the_agreement():
+    paper = {"normal_accuracy": 0.9863, "true_accuracy": 1.0, "null_agreement": 0.9959}
+    assert paper_column(changed(paper=paper)) == ["98.63", "-", "100.00", "99.59"]
+
+
 def test_a_figure_the_paper_does_not_give_is_left_out():
     assert paper_column(changed(paper={"null_accuracy": 0.9})) == ["-", "90.00", "-", "-"]
 

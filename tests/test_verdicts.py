@@ -6,6 +6,7 @@ import pytest
 
 from nullmark_jax.experiments import (
     corruption,
+    extraction,
     false_positives,
     fine_tuning,
     functionality,
@@ -242,6 +243,56 @@ def test_the_earlier_paper_s_attack_is_confirmed_at_its_length_on_its_tasks(
     assert ("it says of other tasks" in finding.text) == (not printed)
 
 
+def queried(*substitutes, steps=100, source="task"):
+    """A victim of NC 0.95 trained for 100 steps on 1,000 images, and substitutes by (images, NC)."""
+    models = {"owner": {"wm": 0.0}, "verifies": False}
+    metrics = {
+        "steps": steps,
+        "victim_steps": 100,
+        "before": [{"normal_accuracy": 0.95}],
+        "substitutes": [
+            {
+                "source": source,
+                "answers": "label",
+                "images": images,
+                "models": [{**models, "normal_accuracy": accuracy, "ratio": images / 1000}],
+            }
+            for images, accuracy in substitutes
+        ],
+    }
+    return {"metrics": metrics}
+
+
+@pytest.mark.parametrize(
+    ("substitutes", "steps", "agrees", "shown"),
+    [
+        # Half a point below the victim's 95 is as good, however short the training.
+        (((100, 0.90), (500, 0.945), (1000, 0.95)), 10, False, "within half a point are 500, 50%"),
+        (
+            ((100, 0.90), (500, 0.944), (1000, 0.95)),
+            100,
+            True,
+            "within half a point are 1000, 100%",
+        ),
+        (((500, 0.90), (1000, 0.90)), 100, True, "none of those tried bring it"),
+        # Shorter than the victim's training, or without fewer images of some number: no answer.
+        (((500, 0.944), (1000, 0.95)), 99, None, "within half a point are 1000, 100%"),
+        (((100, 0.944), (1000, 0.95)), 100, None, "within half a point are 1000, 100%"),
+        (((1000, 0.94),), 100, None, "half a point, the most: 1000, 100%"),
+    ],
+)
+def test_how_many_images_a_substitute_of_the_same_accuracy_takes(substitutes, steps, agrees, shown):
+    first, *others = extraction.verdict(queried(*substitutes, steps=steps))
+    assert (first.agrees, first.claimed) == (agrees, True)
+    assert shown in first.text and first.text.endswith("%, the victim's 95.00%.")
+    assert not any(each.claimed for each in others)
+
+
+def test_of_other_images_alone_the_same_accuracy_is_not_asked():
+    findings = extraction.verdict(queried((1000, 0.94), source="ood"))
+    assert not any(each.claimed for each in findings)
+
+
 def test_a_later_attack_of_fewer_images_that_breaks_nothing_says_nothing():
     result = pirated(strongest=0)
     later = result["metrics"]["later"]
@@ -448,3 +499,9 @@ def test_training_runs_beside_twins_say_at_a_glance_what_a_watermark_costs(tmp_p
     glance = book._glance({}, tmp_path).markdown()
     (row,) = (line for line in glance.splitlines() if line.startswith("| What a watermark costs"))
     assert row.count("](") == row.count("(../results/face/README.md)") == int(twin)
+    assert "\n|  | digit | face | traffic | object |\n" in glance
+    quickstart = book._glance({"pruning": {"quickstart": []}}, tmp_path).markdown()
+    assert (
+        "\n|  | quickstart | digit |" in quickstart
+        and "#pruning-and-quantisation-quick" in quickstart
+    )

@@ -30,6 +30,8 @@ from nullmark_jax.models import Params
 from nullmark_jax.reports import series
 from nullmark_jax.reports.table import Table, percent
 
+# As good as the victim: NC at most so far below theirs.
+_SAME = 0.005
 _ACCURACIES = (("normal_accuracy",), ("owner", "null"), ("owner", "true"), ("owner", "wm"))
 
 
@@ -303,10 +305,10 @@ def draw(result: Result) -> dict[str, Figure]:
 
 
 def verdict(result: Result) -> list[Finding]:
-    """Returns what the best substitutes reach, and whether any carries the watermark."""
+    """Returns how many images the same NC takes, what the best reach, whether any has the watermark."""
     metrics = result["metrics"]
     before = mean(metrics["before"], "normal_accuracy")
-    findings = []
+    findings = _needed(metrics, before)
     for source in dict.fromkeys(each["source"] for each in metrics["substitutes"]):
         some = [each for each in metrics["substitutes"] if each["source"] == source]
         best = max(some, key=lambda each: mean(each["models"], "normal_accuracy"))
@@ -327,6 +329,38 @@ def verdict(result: Result) -> list[Finding]:
         )
     )
     return findings
+
+
+def _needed(metrics: Metrics, before: float) -> list[Finding]:
+    """Returns the answer to the later paper's Q1, where there were queries of the task."""
+    some = [each for each in metrics["substitutes"] if each["source"] == "task"]
+    if not some:
+        return []
+    as_good = [each for each in some if mean(each["models"], "normal_accuracy") >= before - _SAME]
+    shown = min(as_good, key=lambda each: each["images"]) if as_good else some[-1]
+    ratio = mean(shown["models"], "ratio")
+    agrees = None
+    if as_good and ratio < 1:
+        agrees = False
+    elif metrics.get("steps", 0) >= metrics.get("victim_steps", 1):
+        # That none of fewer images does: of such as were tried, trained as long as the victim.
+        tried = [mean(each["models"], "ratio") for each in some]
+        agrees = True if any(0.5 <= each < 1 for each in tried) else None
+    start = (
+        "the fewest that bring it within half a point are"
+        if as_good
+        else "none of those tried bring it within half a point, the most:"
+    )
+    return [
+        Finding(
+            "A substitute of the same NC takes as many images of the task as the owner trained on, the later "
+            f"paper says; here, {start} {shown['images']}, {100 * ratio:.3g}% of the owner's own (answers: "
+            f"{shown['answers']}{_steps(metrics)}): NC "
+            f"{percent(mean(shown['models'], 'normal_accuracy'))}%, the victim's {percent(before)}%.",
+            agrees,
+            claimed=True,
+        )
+    ]
 
 
 EXPERIMENT = Experiment(

@@ -23,6 +23,7 @@ from nullmark_jax.experiments import experiment
 from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import (
+    ACCEPTABLE,
     Record,
     check_images,
     limited,
@@ -58,7 +59,7 @@ def default() -> ml_collections.ConfigDict:
     # What "reject" answers to images with a value outside [0, 1].
     config.reject_label = 0
     # What NC a filter may cost a service.
-    config.acceptable_loss = 0.05
+    config.acceptable_loss = ACCEPTABLE
     return config
 
 

@@ -24,7 +24,13 @@ from nullmark_jax.experiments import experiment
 from nullmark_jax.experiments.bench import Bench
 from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
-from nullmark_jax.experiments.measuring import Record, check_images, mean_and_spread, passes
+from nullmark_jax.experiments.measuring import (
+    ACCEPTABLE,
+    Record,
+    check_images,
+    mean_and_spread,
+    passes,
+)
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.models import Params
 from nullmark_jax.optimizers import Recipe
@@ -43,7 +49,7 @@ def default() -> ml_collections.ConfigDict:
     config.ratios = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
     config.formats = pruning.FORMATS
     # What NC an attacker may lose and still have a model worth stealing.
-    config.acceptable_loss = 0.05
+    config.acceptable_loss = ACCEPTABLE
     # Neurons pruned, then fine-tuned with Adam on clean images; all combinations.
     fine = config.fine_pruning = ml_collections.ConfigDict()
     fine.orders = pruning.ORDERS

@@ -21,6 +21,7 @@ from typing import Any
 
 from absl import flags
 
+from nullmark_jax import config as configs
 from nullmark_jax import files, program
 from nullmark_jax.config import TASKS
 from nullmark_jax.errors import InputError
@@ -31,6 +32,9 @@ from nullmark_jax.experiments.experiment import findings as findings_of
 from nullmark_jax.reports import committed, comparison, runs, sweeps
 from nullmark_jax.reports.committed import LARGEST, Found
 from nullmark_jax.reports.table import Table, percent
+
+# Findings by experiment and task.
+Said = Mapping[str, Mapping[str, Sequence[Finding]]]
 
 _VARIANT = "# Results: "
 _BEGIN, _END = "<!-- results -->", "<!-- end of results -->"
@@ -96,8 +100,9 @@ def _own_page(root: pathlib.Path, results: Mapping[str, Found]) -> str:
             f"Attacks on victims of other recipes, some not yet made on the tasks' own: {links}.",
             "",
         ]
-    lines += ["## At a glance", "", _glance(found, root).markdown(), ""]
-    lines += _findings(found)
+    said = _said(found)
+    lines += ["## At a glance", "", _glance(said, root).markdown(), ""]
+    lines += _findings(said)
     lines += ["## Training", "", training_table(root).markdown(), ""]
     lines += _compared(root, results)
     return _joined([*lines, *_sections(found, root, ""), *_sweeps(root)])
@@ -134,19 +139,27 @@ def _variant_page(root: pathlib.Path, variant: str, found: Found) -> str:
         f": {variant}). Those on the tasks' own recipes: [results](results.md). Generated like that page.",
         "",
     ]
-    return _joined([*lines, *_findings(found), *_sections(found, root, variant)])
+    return _joined([*lines, *_findings(_said(found)), *_sections(found, root, variant)])
 
 
 def _joined(lines: Sequence[str]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _findings(found: Found) -> list[str]:
+def _said(found: Found) -> Said:
+    """Returns the findings of results, by experiment and task as these are."""
+    return {
+        name: {task: findings_of(EXPERIMENTS[name], result) for task, result in tasks.items()}
+        for name, tasks in found.items()
+    }
+
+
+def _findings(said: Said) -> list[str]:
     findings = [
         (_kind(finding), f"- **{EXPERIMENTS[name].title}, {task}.** {finding.text}")
-        for name, tasks in found.items()
-        for task, result in tasks.items()
-        for finding in findings_of(EXPERIMENTS[name], result)
+        for name, tasks in said.items()
+        for task, of_task in tasks.items()
+        for finding in of_task
     ]
     lines = []
     for kind, heading in _HEADINGS.items():
@@ -159,36 +172,42 @@ def _kind(finding: Finding) -> tuple[bool | None, bool]:
     return finding.agrees, finding.claimed or finding.agrees is not None
 
 
-def _glance(found: Found, root: pathlib.Path) -> Table:
-    """Returns how many of the papers' claims were found to hold, by experiment and task, with links."""
+def _glance(said: Said, root: pathlib.Path) -> Table:
+    """Returns how many of the papers' claims were found to hold, by experiment and task, with links.
+
+    The quickstart, which is no paper's, has a column where an experiment was made on it.
+    """
+    columns = [
+        task for task in TASKS if task in _DATA or any(task in tasks for tasks in said.values())
+    ]
     rows = []
     for name, experiment in EXPERIMENTS.items():
-        tasks = found.get(name, {})
+        tasks = said.get(name, {})
         if (
             name.startswith("trigger_") and not tasks
         ):  # Of earlier schemes' victims, on their pages.
             continue
         cells = []
-        for task in TASKS:
+        for task in columns:
             if task not in tasks:
                 of_training = name == functionality.EXPERIMENT.name and _has_twins(root, task)
                 cells.append(
                     f"[measured in training](../results/{task}/README.md)" if of_training else ""
                 )
                 continue
-            kinds = [_kind(finding) for finding in findings_of(experiment, tasks[task])]
+            kinds = [_kind(finding) for finding in tasks[task]]
             words = {
                 (False, True): "**{} not**",
                 (True, True): "{} as said",
                 (None, True): "{} open",
             }
-            said = [words[each].format(kinds.count(each)) for each in words if each in kinds]
-            shown = ", ".join(said) or "measured"
+            counted = [words[each].format(kinds.count(each)) for each in words if each in kinds]
+            shown = ", ".join(counted) or "measured"
             cells.append(f"[{shown}](#{_anchor(f'{experiment.title}: {task}')})")
         rows.append([experiment.title, *cells])
     return Table(
         "The papers' claims, by experiment and task",
-        ("", *TASKS),
+        ("", *columns),
         rows,
         "As said: claims of the papers that were found to hold. Not: claims that were not. Open: claims that "
         "what was done is too little, or too different from what the papers did, to confirm or refute. "
@@ -320,7 +339,7 @@ def _paper(root: pathlib.Path, task: str) -> dict[str, float]:
     if task == "face":  # The papers' faces are others: no row beside the stand-in's.
         return {}
     path = root / "configs" / f"{task}.py"
-    return program.load_config_file(path).get_config().paper.to_dict()
+    return configs.printed(program.load_config_file(path).get_config())
 
 
 def with_table(readme: str, table: Table) -> str:

@@ -17,17 +17,26 @@ from typing import Any
 
 from absl import flags
 
+from nullmark_jax import config as configs
 from nullmark_jax import files, program
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments.measuring import t_interval
 from nullmark_jax.reports.table import percent
 
-_COLUMNS = (
-    ("normal_accuracy", "NC"),
-    ("null_accuracy", "null"),
-    ("true_accuracy", "true"),
-    ("watermark_accuracy", "WM"),
-)
+_COLUMNS = {
+    "normal_accuracy": "NC",
+    "null_accuracy": "null",
+    "true_accuracy": "true",
+    "watermark_accuracy": "WM",
+}
+# Wonder filters' null embedding is to leave the model's answers as they are, right or wrong.
+_WONDER_COLUMNS = {
+    "normal_accuracy": "NC",
+    "null_accuracy": "null",
+    "null_agreement": "agreement",
+    "true_accuracy": "true",
+    "watermark_accuracy": "WM",
+}
 
 
 def load_results(folder: pathlib.Path) -> list[dict[str, Any]]:
@@ -43,22 +52,27 @@ def load_results(folder: pathlib.Path) -> list[dict[str, Any]]:
     return results
 
 
-def runs_table(results: list[dict[str, Any]], paper: dict[str, float]) -> str:
+def runs_table(
+    results: list[dict[str, Any]], paper: dict[str, float], scheme: str = "null-embedding"
+) -> str:
     """Returns a task's runs as Markdown; accuracies in percent.
 
     Args:
       results: of runs with a watermark and of twins without (whose `verified` is None).
-      paper: what the paper prints, as `config.paper` has it; may be empty.
+      paper: what the scheme's paper prints, as `config.printed` returns it; may be empty.
+      scheme: `config.watermark.scheme`.
     """
+    wonder = scheme == "wonder-filter"
+    columns = _WONDER_COLUMNS if wonder else _COLUMNS
     marked = [each for each in results if each["metrics"]["verified"] is not None]
     free = [each for each in results if each["metrics"]["verified"] is None]
     lines = [
-        "| run | seed | NC | null | true | WM | verified | minutes |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| run | seed | {' | '.join(columns.values())} | verified | minutes |",
+        f"|---|---|{'---|' * len(columns)}---|---|",
     ]
     for kind, group in (("watermarked", marked), ("watermark-free", free)):
         for each in group:
-            cells = [_with_interval(each, name) for name, _ in _COLUMNS]
+            cells = [_with_interval(each, name) for name in columns]
             verified = {True: "yes", False: "**no**", None: "-"}[each["metrics"]["verified"]]
             minutes = f"{each['seconds'] / 60:.1f}"
             lines.append(
@@ -66,17 +80,19 @@ def runs_table(results: list[dict[str, Any]], paper: dict[str, float]) -> str:
             )
     for kind, group in (("watermarked", marked), ("watermark-free", free)):
         if group:
-            cells = [_mean_and_spread(group, name) for name, _ in _COLUMNS]
+            cells = [_mean_and_spread(group, name) for name in columns]
             lines.append(f"| **{kind}, mean (spread)** | {len(group)} | {' | '.join(cells)} | | |")
     if any(each["metrics"]["null_accuracy"] is None for each in results):
         paper = {}  # It is of null embedding; these are of triggers.
-    if "null_accuracy" in paper:
-        cells = [percent(paper[name]) for name, _ in _COLUMNS[:3]]
-        wm = percent(min(paper["null_accuracy"], paper["true_accuracy"]))
-        lines.append(f"| later paper, watermarked | | {' | '.join(cells)} | {wm} | | |")
+    printed, null = ("earlier", "null_agreement") if wonder else ("later", "null_accuracy")
+    if null in paper:
+        theirs = paper | {"watermark_accuracy": min(paper[null], paper["true_accuracy"])}
+        cells = [percent(theirs.get(name)) for name in columns]
+        lines.append(f"| {printed} paper, watermarked | | {' | '.join(cells)} | | |")
     if "free_normal_accuracy" in paper:
         free_accuracy = percent(paper["free_normal_accuracy"])
-        lines.append(f"| later paper, watermark-free | | {free_accuracy} | | | | | |")
+        rest = " |" * (len(columns) + 1)
+        lines.append(f"| {printed} paper, watermark-free | | {free_accuracy} |{rest}")
     lost = _lost(marked, free)
     return "\n".join([*lines, "", lost] if lost else lines)
 
@@ -123,7 +139,11 @@ def commands(results: list[dict[str, Any]]) -> str:
 
 
 def page(
-    name: str, results: list[dict[str, Any]], paper: dict[str, float], curves: Sequence[str] = ()
+    name: str,
+    results: list[dict[str, Any]],
+    paper: dict[str, float],
+    curves: Sequence[str] = (),
+    scheme: str = "null-embedding",
 ) -> str:
     """Returns the README.md of the results folder `name`; `curves` names its curves-SEED.png."""
     pictures = "".join(
@@ -139,7 +159,7 @@ def page(
         "highest run. In a watermark-free run null and true are\nof the watermark the owner would "
         "have embedded. Minutes are of the machine as it was, shared\nwith other work or not. "
         "Which data these are, and which the paper's were:\n[results](../README.md).\n\n"
-        f"{runs_table(results, paper)}\n\n{pictures}{commands(results)}\n"
+        f"{runs_table(results, paper, scheme)}\n\n{pictures}{commands(results)}\n"
     )
 
 
@@ -176,7 +196,10 @@ def _main(flag_values: flags.FlagValues) -> int:
     folder = pathlib.Path(flag_values.results)
     curves = sorted(path.name for path in folder.glob("curves-*.png"))
     name = folder.resolve().name
-    text = page(name, load_results(folder), flag_values.config.paper.to_dict(), curves)
+    config = flag_values.config
+    text = page(
+        name, load_results(folder), configs.printed(config), curves, config.watermark.scheme
+    )
     readme = folder / "README.md"
     if flag_values.check:
         stale = not readme.exists() or readme.read_text() != text

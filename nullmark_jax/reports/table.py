@@ -73,6 +73,8 @@ def accuracies_table(result: dict[str, Any]) -> Table:
         paper = {} if free is None else {"normal_accuracy": free}
     if {"null_accuracy", "true_accuracy"} <= paper.keys():
         paper["watermark_accuracy"] = min(paper["null_accuracy"], paper["true_accuracy"])
+    if {"null_agreement", "true_accuracy"} <= paper.keys():
+        paper["watermark_accuracy"] = min(paper["null_agreement"], paper["true_accuracy"])
     rows = []
     for name, short in _ROWS:
         if metrics[name] is None:  # Of triggers, which have no null embedding.
