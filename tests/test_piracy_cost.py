@@ -2,7 +2,7 @@
 
 import pytest
 
-from nullmark_jax.experiments.piracy_cost import reached
+from nullmark_jax.experiments.piracy_cost import reached, tables
 
 
 def point(steps, accuracy, null, wm):
@@ -44,3 +44,33 @@ def test_never():
         )
         is None
     )
+
+
+def run(start, attacker, steps, seconds):
+    """A run of 100 images that got there after so many steps, or (0) never."""
+    end = {"normal_accuracy": 0.9, "owner": {"wm": 0.0}, "pirate": {"null": 0.8, "true": 1.0}}
+    return {
+        "victim": "a",
+        "embedding": "null only",
+        "images": 100,
+        "start": start,
+        "attacker": attacker,
+        "reached": {"steps": steps, "seconds": seconds} if steps else None,
+        "curve": [end],
+    }
+
+
+def test_steps_and_seconds_as_multiples_of_the_cheapest_from_scratch():
+    runs = [
+        run("the owner's model", "x", 300, 20.0),
+        run("the owner's model", "y", 0, 0.0),
+        run("scratch", "x", 400, 5.0),
+        run("scratch", "y", 200, 8.0),
+    ]
+    metrics = {"runs": runs, "margin": 0.01, "steps": 500, "batch_size": 64}
+    (table,) = tables({"metrics": metrics, "paper": {"pirate_steps": 1e6, "scratch_steps": 1e5}})
+    assert [len(row) for row in table.rows] == [len(table.header)] * 3
+    # The one with the fewest steps is the cheapest: 300 / 200 steps, 20 / 8 seconds.
+    assert table.rows[0][3:9] == ["300", "200", "1.5", "20", "8", "2.5"]
+    assert table.rows[1][3:9] == ["never", "200", "", "", "8", ""]
+    assert table.rows[2][3:6] == ["1000000", "100000", "10"]

@@ -191,9 +191,11 @@ def tables(result: Result) -> list[Table]:
                 run["embedding"],
                 run["attacker"],
                 _steps(run["reached"]),
-                "" if run["reached"] is None else f"{run['reached']['seconds']:.0f}",
                 _steps(scratch and scratch["reached"]),
-                _multiple(run["reached"], scratch and scratch["reached"]),
+                _multiple(run["reached"], scratch and scratch["reached"], "steps"),
+                _seconds(run["reached"]),
+                _seconds(scratch and scratch["reached"]),
+                _multiple(run["reached"], scratch and scratch["reached"], "seconds"),
                 percent(last["normal_accuracy"]),
                 percent(last["pirate"]["null"]),
                 percent(last["pirate"]["true"]),
@@ -207,10 +209,9 @@ def tables(result: Result) -> list[Table]:
                 "null only",
                 "all images",
                 f"{paper['pirate_steps']:.0f}",
-                "",
                 f"{paper['scratch_steps']:.0f}",
                 f"{paper['pirate_steps'] / paper['scratch_steps']:.2g}",
-                *[""] * 4,
+                *[""] * 7,
             ]
         )
     return [
@@ -221,8 +222,10 @@ def tables(result: Result) -> list[Table]:
                 "embedded",
                 "attacker",
                 "steps from the owner's model",
-                "seconds",
-                "steps from scratch, cheapest",
+                "from scratch, cheapest",
+                "multiple",
+                "seconds from the owner's model",
+                "from scratch",
                 "multiple",
                 "NC at the end, %",
                 "pirate null",
@@ -254,10 +257,14 @@ def _steps(point: Record | None) -> str:
     return "never" if point is None else str(point["steps"])
 
 
-def _multiple(pirate: Record | None, scratch: Record | None) -> str:
+def _seconds(point: Record | None) -> str:
+    return "" if point is None else f"{point['seconds']:.0f}"
+
+
+def _multiple(pirate: Record | None, scratch: Record | None, field: str) -> str:
     if pirate is None or scratch is None:
         return ""
-    return f"{pirate['steps'] / scratch['steps']:.2g}"
+    return f"{pirate[field] / scratch[field]:.2g}"
 
 
 def _looked(metrics: Metrics) -> str:
