@@ -114,7 +114,7 @@ def test_less_retraining_of_a_leaked_mark_than_theirs_confirms_nothing(
     model = {"normal_accuracy": 0.9, "leaked": found(1.0, 0.9)}
     part = {"models": [model], "verified": verified, "hidden": 0, "hidden_verified": 0}
     metrics = {"attacker": "x", "images": images, "epochs": epochs, "earlier": part, "grid": []}
-    metrics["before"] = part
+    metrics |= {"before": part, "threshold": 0.8}
     (finding,) = corruption.verdict({"metrics": metrics})
     assert finding.agrees is agrees
     assert ("(x (theirs: 20 epochs))" in finding.text) == (epochs < 20)
@@ -133,25 +133,47 @@ def attacked(normal_accuracy, verified, *, hidden=0, hidden_verified=0):
     }
 
 
-@pytest.mark.parametrize("experiment", [fine_tuning, corruption])
-def test_a_claim_taken_with_the_model_s_accuracy_shows_nothing(experiment):
+def test_a_claim_taken_with_the_model_s_accuracy_shows_nothing():
     """Of attacks that make every claim fail those count that cost at most 5 points of NC."""
 
     def verdict(*grid):
         metrics = {"attacker": "x", "images": 5000, "epochs": 100, "grid_epochs": 10}
         parts = {"before": attacked(0.9, 2), "earlier": attacked(0.9, 2), "later": attacked(0.9, 2)}
-        return experiment.verdict({"metrics": metrics | parts | {"grid": list(grid)}})[1]
+        return fine_tuning.verdict({"metrics": metrics | parts | {"grid": list(grid)}})[1]
 
     wrecked, half, taken = attacked(0.84, 0), attacked(0.9, 1), attacked(0.86, 0)
     assert verdict(wrecked, half).agrees is None and verdict(wrecked, half).claimed
     finding = verdict(wrecked, half, taken)
     assert finding.agrees is False and "at 0.86" in finding.text
-    if experiment is fine_tuning:
-        assert "of the 2 of 3 other ways" in finding.text
-        assert "2 make a claim fail, and 1 every claim" in finding.text
-    else:
-        assert "of 3 attacks" in finding.text
-        assert "2 make every claim on it fail, 1 of them at no more than 5 points" in finding.text
+    assert "of the 2 of 3 other ways" in finding.text
+    assert "2 make a claim fail, and 1 every claim" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("goal", "true", "normal_accuracy", "agrees"),
+    [
+        ("relabel", (0.0, 0.1), 0.86, False),
+        ("unlearn", (0.0, 0.8), 0.86, False),  # At T it has not passed it.
+        ("unlearn", (0.0, 0.81), 0.86, None),  # On one model it stays.
+        ("relabel", (0.0, 0.0), 0.84, None),  # The model goes with it.
+    ],
+)
+def test_a_leaked_watermark_s_label_is_changed(goal, true, normal_accuracy, agrees):
+    attack = attacked(normal_accuracy, 0)
+    attack["goal"] = goal
+    attack["models"] = [{**attack["models"][0], "leaked": found(each)} for each in true]
+    parts = {"before": attacked(0.9, 2), "earlier": attacked(0.9, 2)}
+    # Breaking null embedding is no answer: the earlier paper grants it.
+    null = {**attacked(0.9, 0), "goal": "break-null"}
+    metrics = {"attacker": "x", "images": 5000, "epochs": 20, "threshold": 0.8, **parts}
+    _, label, taken = corruption.verdict({"metrics": metrics | {"grid": [attack, null]}})
+    assert (label.agrees, label.claimed) == (agrees, True)
+    assert "of 1 attack on the label" in label.text
+    assert not taken.claimed and taken.agrees is None
+    cheap = 1 + (normal_accuracy == 0.86)
+    assert f"2 make every claim on it fail, {cheap} of them at no more than 5 points" in taken.text
+    _, taken = corruption.verdict({"metrics": metrics | {"grid": [null]}})
+    assert "Of all 1 attack" in taken.text and "(break-null: at 0.9)" in taken.text
 
 
 @pytest.mark.parametrize(
@@ -165,8 +187,8 @@ def test_watermarks_that_did_not_leak_are_to_serve(kept, normal_accuracy, agrees
         "earlier": attacked(0.9, 2, hidden=2, hidden_verified=2),
         "grid": [attacked(normal_accuracy, 0, hidden=2, hidden_verified=kept)],
     }
-    metrics = {"attacker": "x", "images": 5000, "epochs": 20, **parts}
-    finding = corruption.verdict({"metrics": metrics})[2]
+    metrics = {"attacker": "x", "images": 5000, "epochs": 20, "threshold": 0.8, **parts}
+    finding = corruption.verdict({"metrics": metrics})[3]
     assert finding.agrees is agrees and finding.claimed
     assert f"verify in {2 + kept} of 4 cases" in finding.text
     assert f"points of NC {int(agrees is False)} take all the others" in finding.text
