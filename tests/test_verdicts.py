@@ -266,12 +266,12 @@ def test_the_earlier_paper_s_attack_is_confirmed_at_its_length_on_its_tasks(
 
 
 def queried(*substitutes, steps=100, source="task"):
-    """A victim of NC 0.95 trained for 100 steps on 1,000 images, and substitutes by (images, NC)."""
+    """A victim right in 950 of 1,000 test images, trained for 100 steps, and substitutes by (images, NC)."""
     models = {"owner": {"wm": 0.0}, "verifies": False}
     metrics = {
         "steps": steps,
         "victim_steps": 100,
-        "before": [{"normal_accuracy": 0.95}],
+        "before": [{"normal_accuracy": 0.95, "images": 1000}],
         "substitutes": [
             {
                 "source": source,
@@ -288,25 +288,20 @@ def queried(*substitutes, steps=100, source="task"):
 @pytest.mark.parametrize(
     ("substitutes", "steps", "agrees", "shown"),
     [
-        # Half a point below the victim's 95 is as good, however short the training.
-        (((100, 0.90), (500, 0.945), (1000, 0.95)), 10, False, "within half a point are 500, 50%"),
-        (
-            ((100, 0.90), (500, 0.944), (1000, 0.95)),
-            100,
-            True,
-            "within half a point are 1000, 100%",
-        ),
-        (((500, 0.90), (1000, 0.90)), 100, True, "none of those tried bring it"),
+        # The exact 95% interval of 950 in 1,000 begins at 93.46% (SciPy: binomtest(950, 1000)).
+        (((100, 0.90), (500, 0.935), (1000, 0.95)), 10, False, "bring it there are 500, 50%"),
+        (((100, 0.90), (500, 0.934), (1000, 0.95)), 100, True, "bring it there are 1000, 100%"),
+        (((500, 0.90), (1000, 0.90)), 100, True, "none of those tried bring it there"),
         # Shorter than the victim's training, or without fewer images of some number: no answer.
-        (((500, 0.944), (1000, 0.95)), 99, None, "within half a point are 1000, 100%"),
-        (((100, 0.944), (1000, 0.95)), 100, None, "within half a point are 1000, 100%"),
-        (((1000, 0.94),), 100, None, "half a point, the most: 1000, 100%"),
+        (((500, 0.934), (1000, 0.95)), 99, None, "bring it there are 1000, 100%"),
+        (((100, 0.934), (1000, 0.95)), 100, None, "bring it there are 1000, 100%"),
+        (((1000, 0.93),), 100, None, "bring it there, the most: 1000, 100%"),
     ],
 )
 def test_how_many_images_a_substitute_of_the_same_accuracy_takes(substitutes, steps, agrees, shown):
     first, *others = extraction.verdict(queried(*substitutes, steps=steps))
     assert (first.agrees, first.claimed) == (agrees, True)
-    assert shown in first.text and first.text.endswith("%, the victim's 95.00%.")
+    assert shown in first.text and "victim's NC 95.00% (95% interval from 93.46)" in first.text
     assert not any(each.claimed for each in others)
 
 

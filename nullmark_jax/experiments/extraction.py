@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 from matplotlib.figure import Figure
 
-from nullmark_jax import batches, checks, models
+from nullmark_jax import batches, checks, models, verification
 from nullmark_jax import config as configs
 from nullmark_jax.attacks import extraction
 from nullmark_jax.attacks.extraction import ANSWERS, Extract, Thief
@@ -30,8 +30,6 @@ from nullmark_jax.models import Params
 from nullmark_jax.reports import series
 from nullmark_jax.reports.table import Table, percent
 
-# As good as the victim: NC at most so far below theirs.
-_SAME = 0.005
 _ACCURACIES = (("normal_accuracy",), ("owner", "null"), ("owner", "true"), ("owner", "wm"))
 
 
@@ -332,31 +330,41 @@ def verdict(result: Result) -> list[Finding]:
 
 
 def _needed(metrics: Metrics, before: float) -> list[Finding]:
-    """Returns the answer to the later paper's Q1, where there were queries of the task."""
+    """Returns the answer to the later paper's Q1, where there were queries of the task.
+
+    As good as the victim is who is not below the exact 95% interval of the victim's NC.
+    """
     some = [each for each in metrics["substitutes"] if each["source"] == "task"]
     if not some:
         return []
-    as_good = [each for each in some if mean(each["models"], "normal_accuracy") >= before - _SAME]
-    shown = min(as_good, key=lambda each: each["images"]) if as_good else some[-1]
-    ratio = mean(shown["models"], "ratio")
+    images = metrics["before"][0]["images"]
+    least, _ = verification.clopper_pearson(round(before * images), images)
+    as_good = [each for each in some if mean(each["models"], "normal_accuracy") >= least]
+    if as_good:
+        shown = min(as_good, key=lambda each: each["images"])
+    else:
+        shown = max(
+            some, key=lambda each: (each["images"], mean(each["models"], "normal_accuracy"))
+        )
+    tried = [mean(each["models"], "ratio") for each in some]
     agrees = None
-    if as_good and ratio < 1:
+    if as_good and mean(shown["models"], "ratio") < 1:
         agrees = False
+    # That none of fewer images does: of such as were tried, trained as long as the victim.
     elif metrics.get("steps", 0) >= metrics.get("victim_steps", 1):
-        # That none of fewer images does: of such as were tried, trained as long as the victim.
-        tried = [mean(each["models"], "ratio") for each in some]
         agrees = True if any(0.5 <= each < 1 for each in tried) else None
     start = (
-        "the fewest that bring it within half a point are"
+        "the fewest that bring it there are"
         if as_good
-        else "none of those tried bring it within half a point, the most:"
+        else "none of those tried bring it there, the most:"
     )
     return [
         Finding(
             "A substitute of the same NC takes as many images of the task as the owner trained on, the later "
-            f"paper says; here, {start} {shown['images']}, {100 * ratio:.3g}% of the owner's own (answers: "
-            f"{shown['answers']}{_steps(metrics)}): NC "
-            f"{percent(mean(shown['models'], 'normal_accuracy'))}%, the victim's {percent(before)}%.",
+            f"paper says; here, with the victim's NC {percent(before)}% (95% interval from "
+            f"{percent(least)}), {start} {shown['images']}, {100 * mean(shown['models'], 'ratio'):.3g}% of "
+            f"the owner's own (answers: {shown['answers']}{_steps(metrics)}), with NC "
+            f"{percent(mean(shown['models'], 'normal_accuracy'))}%.",
             agrees,
             claimed=True,
         )

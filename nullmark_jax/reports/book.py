@@ -51,12 +51,17 @@ _WORDS = (
     "**Words** (more in [design](design.md)). *NC*: accuracy on unchanged images. *null*: accuracy on",
     "images that bear the pattern p at ±lambda (2000), which is to change nothing. *true*: how often",
     "the inverse pattern gives the owner's label y_W. *WM*: the lower of null and true; a claim",
-    "*verifies* where WM passes the threshold *T*, 80% (Face: 60%). A *pirate* embeds a mark of their",
-    "own in the owner's model. *grid*: attackers that choose loss, optimiser, rate and number of",
-    "images; *-tamed*: with warm-up, decay and clipped gradients; *-raised*: so, and lambda rises from",
-    "1; *-null-space*: so, and trained where the pattern is not seen. *logits* and *clipped*: the cross",
-    "entropy, the latter with the papers' (Keras's) cut of small probabilities. *free*: trained by the",
-    "same recipe without a watermark.",
+    "*verifies* where WM passes the threshold *T*, 80% (Face: 60%). *victim*: the model attacked;",
+    "TASK-wm-N and TASK-free-N are the runs of seed N with and without a watermark, *free* being the",
+    "same recipe without one. A *pirate* embeds a mark of their own in the owner's model. *grid*:",
+    "attackers that choose loss, optimiser, rate and number of images; *-tamed*: with warm-up, decay",
+    "and clipped gradients; *-raised*: so, and lambda rises from 1; *-null-space*: so, and trained",
+    "where the pattern is not seen. *logits* and *clipped*: the cross entropy, the latter with Keras's",
+    "cut of small probabilities, our reading of the earlier paper's log(0). *x 1.25*: what lambda is",
+    "multiplied by from stage to stage. *FTLL*, *FTAL*, *RTLL*, *RTAL*: fine-tuning of the last layer",
+    "or all layers, RT with the last one begun anew. *relabel*, *unlearn*, *break-null*: to give true",
+    "copies another label, or their own, or null copies another label. *label*, *soft*: the victim",
+    "answers labels, or probabilities.",
 )
 
 # Of findings by whether they agree with a paper, and whether one claims anything; what contradicts one comes
