@@ -103,10 +103,11 @@ def ways_note(names: Collection[str]) -> str:
     """Returns the sentences on how those of `WAYS` train that are named."""
     tamed = any(name.startswith("adam-") for name in names)
     notes = [note for way, note in _WAYS_NOTE.items() if way in names or (tamed and way == "tamed")]
-    others = (
-        "The other ways: constant rate, no clipping." if notes else "Constant rate, no clipping."
-    )
-    return "; ".join(notes) + ". " * bool(notes) + others
+    sentences = [f"{'; '.join(notes)}."] if notes else []
+    if not all(name.startswith("adam-") for name in names):
+        others = "The other ways: constant rate" if notes else "Constant rate"
+        sentences.append(f"{others}, no clipping.")
+    return " ".join(sentences)
 
 
 def choosing_note(metrics: dict[str, Any]) -> str:

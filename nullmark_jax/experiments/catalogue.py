@@ -2,6 +2,7 @@
 
 from nullmark_jax.experiments import (
     corruption,
+    examination,
     extraction,
     false_positives,
     fine_tuning,
@@ -39,6 +40,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         null_hiding,
         input_filter,
         pattern_recovery,
+        examination,
         trigger_piracy,
         trigger_false_positives,
     )

@@ -1,0 +1,35 @@
+"""Examination: does what an authority does to a pirate's copy tell the pirate's mark from the owner's?
+
+    python -m nullmark_jax.experiments.examination --config=configs/attacks/examination.py:digit \\
+        --victim=runs/digit --workdir=runs/examination-digit
+"""
+
+import ml_collections
+
+from nullmark_jax.experiments import examination
+from nullmark_jax.experiments.attackers import choose_task, set_paper_attacker
+
+
+def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
+    task, smoke = choose_task(argument)
+    config = examination.default()
+    config.task = task
+    set_paper_attacker(config.tuning, task)
+    config.tuning.inject_ratio = 0.0
+    config.tuning.epochs = 10
+    if task == "quickstart":  # It has 1,294 training images in all.
+        config.images = 129
+        config.batch_size = 32
+        config.tuning.images = 400
+        config.tuning.batch_size = 32
+    elif task == "face":  # The stand-in has 2,189 training images in all.
+        config.tuning.images = 1000
+    if smoke:
+        config.test_images = 100
+        config.ways = ("adam-tamed",)
+        config.steps = 30
+        config.weights = False
+        config.formats = ("int8",)
+        config.ratios = (0.02,)
+        config.tuning.epochs = 1
+    return config

@@ -1,0 +1,339 @@
+"""Examination: what an authority may do to a disputed model to tell the pirate's mark from the owner's.
+
+    python -m nullmark_jax.experiments.examination --config=configs/attacks/examination.py:TASK \\
+        --victim=RUN [--victim=RUN ...] --workdir=OUT
+
+No paper has it. A pirate's copy carries a mark that a short training put into a finished model; the owner's
+was trained in from the start. Should the two not withstand the same changes of the model (rounding, pruning,
+fine-tuning), or the weights give one away and not the other, then that is evidence where both marks verify,
+or where each party shows a model of their own.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import ml_collections
+import numpy as np
+from matplotlib.figure import Figure
+
+from nullmark_jax import checks, transform
+from nullmark_jax.attacks import pattern_recovery, pruning, retraining
+from nullmark_jax.attacks.retraining import Adversary
+from nullmark_jax.embedding import Watermark
+from nullmark_jax.errors import InputError
+from nullmark_jax.experiments import attackers, experiment
+from nullmark_jax.experiments.attackers import Attacker
+from nullmark_jax.experiments.bench import Bench
+from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
+from nullmark_jax.experiments.journal import Journal
+from nullmark_jax.experiments.measuring import (
+    Record,
+    check_images,
+    derived_seed,
+    finite,
+    mean_and_spread,
+    passes,
+)
+from nullmark_jax.experiments.victim import Victim
+from nullmark_jax.marks import Marks, as_watermarks
+from nullmark_jax.models import Params
+from nullmark_jax.reports import curves
+from nullmark_jax.reports.table import Table, many
+
+# What stands for the models that no pirate changed, where a pirate's way stands for their copies.
+ORIGINAL = "the owner's model"
+AS_IT_IS = "as it is"
+
+
+def default() -> ml_collections.ConfigDict:
+    """Returns the config with every field."""
+    config = experiment.base()
+    # How the pirates train: of `attackers.WAYS`, with logits.
+    config.ways = ("adam-tamed", "adam-raised", "adam-null-space")
+    config.learning_rate = 1e-4
+    config.images = 600
+    config.steps = 600
+    config.batch_size = 64
+    # Of each way, on each victim; they choose where their pattern lies.
+    config.pirates = 1
+    # What an authority does to a model: rounds it, prunes the smallest neurons, fine-tunes it.
+    config.formats = pruning.FORMATS
+    config.ratios = (0.01, 0.02, 0.05)
+    # Whether the pattern is looked for in the weights, which takes most of the time.
+    config.weights = True
+    # Fine-tuning as the papers do, on clean images.
+    config.tuning = attackers.paper_fields()
+    config.tuning.inject_ratio = 0.0
+    return config
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError where a field is out of range."""
+    attackers.check_paper("config.tuning", config.tuning)
+    grid = attackers.grid_fields()
+    grid.update({"ways": config.ways, "learning_rates": (config.learning_rate,)})
+    grid.update({"steps": config.steps, "batch_size": config.batch_size})
+    grid.update({"fractions": (), "images": (config.images,)})
+    attackers.check_grid("config", grid)
+    checks.integer("config.pirates", config.pirates, 1, 1000)
+    for ratio in config.ratios:
+        pruning.check_ratio("config.ratios", ratio)
+    for each in config.formats:
+        if each not in pruning.FORMATS:
+            raise InputError(
+                f"config.formats: {checks.shown(each)} is none; take some of "
+                f"{', '.join(pruning.FORMATS)}"
+            )
+
+
+def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: Journal) -> Metrics:
+    """Returns the metrics: each model and each copy, as it is and after each examination."""
+    planned: dict[str, Callable[[], Record]] = {}
+    for v, victim in enumerate(victims):
+        check_images(victim, max(config.images, config.tuning.images))
+        bench = Bench(victim, config.test_images)
+        planned[f"{ORIGINAL}/{victim.name}/0"] = partial(
+            _examined, bench, config, bench.victim.params, {"owner": bench.owner}
+        )
+        for way in config.ways:
+            for pirate in range(config.pirates):
+                seed = derived_seed(config.seed, "pirate", v, pirate)
+                planned[f"{way}/{victim.name}/{pirate}"] = _copy(bench, config, way, seed)
+    records = dict(journal.run(planned))
+    return {
+        "threshold": victims[0].config.watermark.threshold,
+        "learning_rate": config.learning_rate,
+        "images": config.images,
+        "steps": config.steps,
+        "batch_size": config.batch_size,
+        "tuning": attackers.describe(config.tuning),
+        "pixels": victims[0].pattern_size ** 2,
+        "min_free": victims[0].config.owner.min_free,
+        "models": {
+            kind: [record for name, record in records.items() if name.startswith(f"{kind}/")]
+            for kind in (ORIGINAL, *config.ways)
+        },
+    }
+
+
+def _copy(
+    bench: Bench, config: ml_collections.ConfigDict, way: str, seed: int
+) -> Callable[[], Record]:
+    """Returns how a pirate's copy is made, and examined."""
+
+    def pirated() -> Record:
+        attacker = Attacker(way, "logits", config.learning_rate, config.images)
+        marks = {"owner": bench.owner, "pirate": bench.pirate(seed, choosing=True)}
+        (reached,) = bench.train(
+            attacker.adversary(steps=config.steps, batch_size=config.batch_size),
+            images=config.images,
+            seed=seed,
+            at=[config.steps],
+            embedded=marks["pirate"],
+        )
+        return _examined(bench, config, reached.params, marks) | {"seed": seed}
+
+    return pirated
+
+
+def _examined(
+    bench: Bench, config: ml_collections.ConfigDict, params: Params, marks: Mapping[str, Marks]
+) -> Record:
+    """Returns what a model answers after each examination, and how far its weights give a mark away."""
+    victim = bench.victim
+    changed: dict[str, Callable[[], Params]] = {AS_IT_IS: lambda: params}
+    for each in config.formats:
+        changed[f"{each} weights"] = partial(pruning.quantise, params, each)
+    for ratio in config.ratios:
+        changed[f"{100 * ratio:g}% of the neurons pruned"] = partial(
+            pruning.prune, victim.model, params, "neurons", "ascending", ratio
+        )
+    tuning = config.tuning
+    steps = retraining.steps_of(tuning.epochs, images=tuning.images, batch_size=tuning.batch_size)
+    changed["fine-tuned"] = partial(
+        _tuned, bench, config, attackers.paper_adversary(tuning, steps), params
+    )
+    after = {}
+    for name, change in changed.items():
+        record = bench.measure(change(), **marks)
+        after[name] = record | {"verified": {mark: passes(record[mark], victim) for mark in marks}}
+    examined: Record = {"name": victim.name, "after": after}
+    if not config.weights:
+        return examined
+    found = pattern_recovery.recover(victim.model, params, pattern_size=victim.pattern_size)
+    return examined | {
+        "read": {
+            mark: right_pixels(found.block, as_watermarks(each)) for mark, each in marks.items()
+        },
+        # Of the block, and the least of another's.
+        "residual": found.residual,
+        "others": finite(found.others),
+    }
+
+
+def _tuned(
+    bench: Bench, config: ml_collections.ConfigDict, adversary: Adversary, params: Params
+) -> Params:
+    (reached,) = bench.train(
+        adversary,
+        images=config.tuning.images,
+        seed=derived_seed(config.seed, "tuning"),
+        at=[adversary.steps],
+        params=params,
+    )
+    return reached.params
+
+
+def right_pixels(block: np.ndarray, watermark: Watermark) -> int:
+    """Returns how many pixels of an n x n block are those of the nearest of a population's patterns."""
+    right = 0
+    for pattern in np.asarray(watermark.pattern):
+        row, column, n = transform.block_of(pattern)
+        right = max(right, int((block == pattern[row : row + n, column : column + n]).sum()))
+    return right
+
+
+# For readers.
+
+
+def tables(result: Result) -> list[Table]:
+    """Returns what each examination leaves of the marks, and what the weights give away."""
+    metrics = result["metrics"]
+    rows, read = [], []
+    for kind, models in metrics["models"].items():
+        title = kind if kind == ORIGINAL else f"copy by {kind}"
+        pirated = kind != ORIGINAL
+        for name in models[0]["after"]:
+            after = [each["after"][name] for each in models]
+            rows.append(
+                [
+                    title,
+                    name,
+                    mean_and_spread(after, "normal_accuracy"),
+                    mean_and_spread(after, "owner", "null"),
+                    _verified(after, "owner"),
+                    mean_and_spread(after, "pirate", "null") if pirated else "",
+                    _verified(after, "pirate") if pirated else "",
+                ]
+            )
+        for mark in models[0].get("read", ()):
+            right = sorted(each["read"][mark] for each in models)
+            whole = sum(each == metrics["pixels"] for each in right)
+            read.append(
+                [
+                    title,
+                    mark,
+                    " to ".join(str(each) for each in sorted({right[0], right[-1]})),
+                    f"{whole} of {len(models)}",
+                ]
+            )
+    made = [
+        Table(
+            "What an examination leaves, %: mean (lowest to highest)",
+            ("model", "examined", "NC", "owner null", "verified", "pirate null", "verified"),
+            rows,
+            f"Pirates: logits, rate {metrics['learning_rate']:g}, {metrics['images']} images, "
+            f"{metrics['steps']} steps of {metrics['batch_size']}; fine-tuned: {metrics['tuning']}. "
+            + attackers.ways_note([kind for kind in metrics["models"] if kind != ORIGINAL])
+            + attackers.choosing_note(metrics),
+        )
+    ]
+    if read:
+        made.append(
+            Table(
+                "Of whose pattern the weights tell",
+                (
+                    "model",
+                    "pattern",
+                    f"pixels right, of {metrics['pixels']}",
+                    "all of them right in",
+                ),
+                read,
+                "The block that the second convolution is the most blind to, beside each mark's pattern; by "
+                "chance half of the pixels are right, and some more where a model has several marks.",
+            )
+        )
+    return made
+
+
+def _verified(after: list[Record], mark: str) -> str:
+    return f"{sum(each['verified'][mark] for each in after)} of {len(after)}"
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """Returns NC against the null accuracy of each mark after every examination."""
+    groups = []
+    for kind, models in result["metrics"]["models"].items():
+        after = [each for model in models for each in model["after"].values()]
+        mark = "owner" if kind == ORIGINAL else "pirate"
+        groups.append(
+            (
+                f"{kind}, {mark}'s mark",
+                [100 * each["normal_accuracy"] for each in after],
+                [100 * each[mark]["wm"] for each in after],
+            )
+        )
+    return {
+        "examination": curves.scatter_figure(
+            groups,
+            x="NC after an examination, %",
+            y="WM of the mark, %",
+            title="each model after each examination; below the dotted line it fails",
+            threshold=100 * result["metrics"]["threshold"],
+            vertical=False,
+        )
+    }
+
+
+def verdict(result: Result) -> list[Finding]:
+    """Returns after which examinations owners' marks verify and pirates' do not."""
+    metrics = result["metrics"]
+    originals = metrics["models"][ORIGINAL]
+    findings = []
+    for kind, models in metrics["models"].items():
+        if kind == ORIGINAL:
+            continue
+        # Of copies where the pirate has something to lose.
+        valid = [each for each in models if each["after"][AS_IT_IS]["verified"]["pirate"]]
+        text = (
+            f"Pirates by {kind} ({metrics['learning_rate']:g}, {metrics['images']} images, "
+            f"{metrics['steps']} steps): {len(valid)} of {many(len(models), 'model')} verify as theirs"
+        )
+        if valid:
+            parts = [
+                f"{name}, {sum(each['after'][name]['verified']['pirate'] for each in valid)} (owners on "
+                f"their own models: {sum(each['after'][name]['verified']['owner'] for each in originals)} of "
+                f"{len(originals)})"
+                for name in originals[0]["after"]
+                if name != AS_IT_IS
+            ]
+            text += f"; of these still do after an examination: {'; '.join(parts)}"
+        read = [each["read"]["pirate"] == metrics["pixels"] for each in valid if "read" in each]
+        if read:
+            text += (
+                f". The weights give away the pirate's whole pattern in {sum(read)} of {len(read)}"
+            )
+        findings.append(Finding(f"{text}."))
+    return findings
+
+
+EXPERIMENT = Experiment(
+    name="examination",
+    title="Examining a pirate's copy",
+    lead="An authority has a model on which a pirate's mark verifies. Do rounding, pruning and fine-tuning "
+    "it, or a look at its weights, tell that mark from an owner's? No paper asks this.",
+    default=default,
+    check=check,
+    measure=measure,
+    tables=tables,
+    draw=draw,
+    verdict=verdict,
+    captions={
+        "examination": "What each examination leaves: owners' marks on their models, pirates' on copies."
+    },
+)
+
+
+if __name__ == "__main__":
+    sys.exit(experiment.main(EXPERIMENT, sys.argv))

@@ -1,0 +1,107 @@
+"""examination.py: what it says of numbers; that it runs is test_experiments.py's."""
+
+import numpy as np
+import pytest
+
+from nullmark_jax.embedding import Watermark
+from nullmark_jax.experiments import examination
+from nullmark_jax.experiments.examination import AS_IT_IS, ORIGINAL, right_pixels
+
+BLOCK = np.array([[1, -1], [-1, 1]], np.int8)
+
+
+def lying(block, row, column):
+    pattern = np.zeros((6, 6), np.int8)
+    pattern[row : row + 2, column : column + 2] = block
+    return pattern
+
+
+@pytest.mark.parametrize(
+    ("others", "right"),
+    [([], 4), ([-BLOCK], 4), ([BLOCK], 4)],
+)
+def test_of_several_patterns_the_nearest_counts_wherever_they_lie(others, right):
+    patterns = np.stack([lying(BLOCK, 3, 1), *(lying(each, 0, 4) for each in others)])
+    population = Watermark(patterns, np.zeros(len(patterns), np.int32), np.full(len(patterns), 9.0))
+    assert right_pixels(BLOCK, population) == right
+    one_wrong = BLOCK.copy()
+    one_wrong[0, 0] *= -1
+    assert right_pixels(one_wrong, population) == 3
+
+
+def after(owner, pirate=None):
+    marks = {"owner": owner} | ({} if pirate is None else {"pirate": pirate})
+    accuracies = {mark: {"null": 0.9 * ok, "wm": 0.9 * ok} for mark, ok in marks.items()}
+    return {
+        "normal_accuracy": 0.9,
+        "verified": {m: bool(v) for m, v in marks.items()},
+        **accuracies,
+    }
+
+
+def model(*examined, read):
+    """(owner, pirate) verified, as it is and rounded."""
+    names = (AS_IT_IS, "int8 weights")
+    return {
+        "after": {n: after(*each) for n, each in zip(names, examined, strict=True)},
+        "read": read,
+    }
+
+
+METRICS = {
+    "threshold": 0.8,
+    "learning_rate": 1e-4,
+    "images": 600,
+    "steps": 600,
+    "batch_size": 64,
+    "tuning": "x",
+    "pixels": 36,
+    "min_free": 0.0,
+    "models": {
+        ORIGINAL: [model((1,), (1,), read={"owner": 20}), model((1,), (0,), read={"owner": 36})],
+        "adam-null-space": [
+            model((0, 1), (0, 0), read={"owner": 18, "pirate": 36}),
+            model((1, 1), (1, 1), read={"owner": 19, "pirate": 35}),
+            model((1, 0), (1, 0), read={"owner": 19, "pirate": 36}),  # never in: it says nothing
+        ],
+    },
+}
+
+
+def test_of_pirates_that_got_in_those_are_counted_that_withstand():
+    (finding,) = examination.verdict({"metrics": METRICS})
+    assert not finding.claimed and finding.agrees is None
+    assert "2 of 3 models verify as theirs" in finding.text
+    assert "int8 weights, 1 (owners on their own models: 1 of 2)" in finding.text
+    assert finding.text.endswith("pattern in 1 of 2.")
+
+
+def test_where_no_pirate_got_in_nothing_is_said_of_examinations():
+    models = {**METRICS["models"], "adam-null-space": METRICS["models"]["adam-null-space"][2:]}
+    (finding,) = examination.verdict({"metrics": METRICS | {"models": models}})
+    assert finding.text.endswith("0 of 1 model verify as theirs.")
+
+
+def test_the_tables_have_each_mark_on_each_kind_of_model():
+    left, read = examination.tables({"metrics": METRICS})
+    assert [row[:2] for row in left.rows] == [
+        [ORIGINAL, AS_IT_IS],
+        [ORIGINAL, "int8 weights"],
+        ["copy by adam-null-space", AS_IT_IS],
+        ["copy by adam-null-space", "int8 weights"],
+    ]
+    assert [row[4] for row in left.rows] == ["2 of 2", "1 of 2", "2 of 3", "2 of 3"]
+    assert [row[6] for row in left.rows] == ["", "", "2 of 3", "1 of 3"]
+    assert read.rows[0] == [ORIGINAL, "owner", "20 to 36", "1 of 2"]
+    assert read.rows[2] == ["copy by adam-null-space", "pirate", "35 to 36", "2 of 3"]
+    assert "adam-null-space: tamed" in left.note
+
+
+def test_where_the_weights_were_not_read_nothing_is_said_of_them():
+    models = {
+        kind: [{"after": each["after"]} for each in some]
+        for kind, some in METRICS["models"].items()
+    }
+    assert len(examination.tables({"metrics": METRICS | {"models": models}})) == 1
+    (finding,) = examination.verdict({"metrics": METRICS | {"models": models}})
+    assert "weights give" not in finding.text and "int8 weights, 1 (owners" in finding.text
