@@ -1,9 +1,12 @@
 """examination.py: what it says of numbers; that it runs is test_experiments.py's."""
 
+import re
+
 import numpy as np
 import pytest
 
 from nullmark_jax.embedding import Watermark
+from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import examination
 from nullmark_jax.experiments.examination import AS_IT_IS, ORIGINAL, right_pixels
 
@@ -48,18 +51,17 @@ def model(*examined, read):
     }
 
 
+PIRATES = examination.name_of("adam-null-space", 600, 600, 0.0)
 METRICS = {
     "threshold": 0.8,
     "learning_rate": 1e-4,
-    "images": 600,
-    "steps": 600,
     "batch_size": 64,
     "tuning": "x",
     "pixels": 36,
     "min_free": 0.0,
     "models": {
         ORIGINAL: [model((1,), (1,), read={"owner": 20}), model((1,), (0,), read={"owner": 36})],
-        "adam-null-space": [
+        PIRATES: [
             model((0, 1), (0, 0), read={"owner": 18, "pirate": 36}),
             model((1, 1), (1, 1), read={"owner": 19, "pirate": 35}),
             model((1, 0), (1, 0), read={"owner": 19, "pirate": 36}),  # never in: it says nothing
@@ -77,7 +79,7 @@ def test_of_pirates_that_got_in_those_are_counted_that_withstand():
 
 
 def test_where_no_pirate_got_in_nothing_is_said_of_examinations():
-    models = {**METRICS["models"], "adam-null-space": METRICS["models"]["adam-null-space"][2:]}
+    models = {**METRICS["models"], PIRATES: METRICS["models"][PIRATES][2:]}
     (finding,) = examination.verdict({"metrics": METRICS | {"models": models}})
     assert finding.text.endswith("0 of 1 model verify as theirs.")
 
@@ -87,13 +89,13 @@ def test_the_tables_have_each_mark_on_each_kind_of_model():
     assert [row[:2] for row in left.rows] == [
         [ORIGINAL, AS_IT_IS],
         [ORIGINAL, "int8 weights"],
-        ["copy by adam-null-space", AS_IT_IS],
-        ["copy by adam-null-space", "int8 weights"],
+        [f"copy by {PIRATES}", AS_IT_IS],
+        [f"copy by {PIRATES}", "int8 weights"],
     ]
     assert [row[4] for row in left.rows] == ["2 of 2", "1 of 2", "2 of 3", "2 of 3"]
     assert [row[6] for row in left.rows] == ["", "", "2 of 3", "1 of 3"]
     assert read.rows[0] == [ORIGINAL, "owner", "20 to 36", "1 of 2"]
-    assert read.rows[2] == ["copy by adam-null-space", "pirate", "35 to 36", "2 of 3"]
+    assert read.rows[2] == [f"copy by {PIRATES}", "pirate", "35 to 36", "2 of 3"]
     assert "adam-null-space: tamed" in left.note
 
 
@@ -105,3 +107,27 @@ def test_where_the_weights_were_not_read_nothing_is_said_of_them():
     assert len(examination.tables({"metrics": METRICS | {"models": models}})) == 1
     (finding,) = examination.verdict({"metrics": METRICS | {"models": models}})
     assert "weights give" not in finding.text and "int8 weights, 1 (owners" in finding.text
+
+
+def test_who_prunes_first_is_named_so():
+    name = examination.name_of("adam-raised", 600, 300, 0.05)
+    assert name == "adam-raised, 600 images, 300 steps, 5% of the neurons pruned first"
+
+
+@pytest.mark.parametrize(
+    ("attackers", "message"),
+    [
+        ((), "config.attackers: is empty"),
+        ((("rmsprop", 1, 1, 0.0),), "is none; give"),
+        ((("adam-tamed", 1, 1),), "is none; give"),
+        ((("adam-tamed", 0, 1, 0.0),), "config.attackers: images: 0 "),
+        ((("adam-tamed", 1, 0, 0.0),), "config.attackers: steps: 0 "),
+        ((("adam-tamed", 1, 1, 1.5),), "config.attackers: share pruned first: 1.5 "),
+    ],
+)
+def test_unusable_attackers_are_one_line(attackers, message):
+    config = examination.default()
+    config.attackers = attackers
+    with pytest.raises(InputError, match=re.escape(message)) as failure:
+        examination.check(config)
+    assert "\n" not in str(failure.value)

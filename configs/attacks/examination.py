@@ -18,16 +18,22 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.tuning.inject_ratio = 0.0
     config.tuning.epochs = 10
     if task == "quickstart":  # It has 1,294 training images in all.
-        config.images = 129
+        config.attackers = tuple(
+            (way, min(images, 400), steps, pruned)
+            for way, images, steps, pruned in config.attackers
+        )
         config.batch_size = 32
         config.tuning.images = 400
         config.tuning.batch_size = 32
     elif task == "face":  # The stand-in has 2,189 training images in all.
+        config.attackers = tuple(
+            (way, min(images, 1000), steps, pruned)
+            for way, images, steps, pruned in config.attackers
+        )
         config.tuning.images = 1000
     if smoke:
         config.test_images = 100
-        config.ways = ("adam-tamed",)
-        config.steps = 30
+        config.attackers = (("adam-tamed", 129, 30, 0.02),)
         config.weights = False
         config.formats = ("int8",)
         config.ratios = (0.02,)

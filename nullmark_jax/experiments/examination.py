@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 from matplotlib.figure import Figure
 
-from nullmark_jax import checks, transform
+from nullmark_jax import checks, optimizers, transform
 from nullmark_jax.attacks import pattern_recovery, pruning, retraining
 from nullmark_jax.attacks.retraining import Adversary
 from nullmark_jax.embedding import Watermark
@@ -49,13 +49,18 @@ AS_IT_IS = "as it is"
 def default() -> ml_collections.ConfigDict:
     """Returns the config with every field."""
     config = experiment.base()
-    # How the pirates train: of `attackers.WAYS`, with logits.
-    config.ways = ("adam-tamed", "adam-raised", "adam-null-space")
+    # The pirates: one of `attackers.WAYS`, with logits; images; steps; and the share of the smallest neurons
+    # that they prune before they train. The last two expect an examination, and are there to pass it.
+    config.attackers = (
+        ("adam-tamed", 600, 600, 0.0),
+        ("adam-raised", 600, 600, 0.0),
+        ("adam-null-space", 600, 600, 0.0),
+        ("adam-raised", 5000, 3000, 0.0),
+        ("adam-raised", 600, 600, 0.05),
+    )
     config.learning_rate = 1e-4
-    config.images = 600
-    config.steps = 600
     config.batch_size = 64
-    # Of each way, on each victim; they choose where their pattern lies.
+    # Of each, on each victim; they choose where their pattern lies.
     config.pirates = 1
     # What an authority does to a model: rounds it, prunes the smallest neurons, fine-tunes it.
     config.formats = pruning.FORMATS
@@ -71,12 +76,21 @@ def default() -> ml_collections.ConfigDict:
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises InputError where a field is out of range."""
     attackers.check_paper("config.tuning", config.tuning)
-    grid = attackers.grid_fields()
-    grid.update({"ways": config.ways, "learning_rates": (config.learning_rate,)})
-    grid.update({"steps": config.steps, "batch_size": config.batch_size})
-    grid.update({"fractions": (), "images": (config.images,)})
-    attackers.check_grid("config", grid)
-    checks.integer("config.pirates", config.pirates, 1, 1000)
+    if not len(config.attackers):
+        raise InputError("config.attackers: is empty; give one at least")
+    for each in config.attackers:
+        if len(each) != 4 or each[0] not in attackers.WAYS:
+            raise InputError(
+                f"config.attackers: {checks.shown(each)} is none; give (way, images, steps, share pruned "
+                f"first), the way one of {', '.join(attackers.WAYS)}"
+            )
+        _, images, steps, pruned = each
+        checks.integer("config.attackers: images", images, 1, 10**9)
+        checks.integer("config.attackers: steps", steps, 1, 10**7)
+        pruning.check_ratio("config.attackers: share pruned first", pruned)
+    optimizers.check_learning_rate("config.learning_rate", config.learning_rate)
+    for field, high in (("batch_size", 10**6), ("pirates", 1000)):
+        checks.integer(f"config.{field}", config[field], 1, high)
     for ratio in config.ratios:
         pruning.check_ratio("config.ratios", ratio)
     for each in config.formats:
@@ -91,46 +105,62 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     """Returns the metrics: each model and each copy, as it is and after each examination."""
     planned: dict[str, Callable[[], Record]] = {}
     for v, victim in enumerate(victims):
-        check_images(victim, max(config.images, config.tuning.images))
+        check_images(victim, max(config.tuning.images, *(each[1] for each in config.attackers)))
         bench = Bench(victim, config.test_images)
         planned[f"{ORIGINAL}/{victim.name}/0"] = partial(
             _examined, bench, config, bench.victim.params, {"owner": bench.owner}
         )
-        for way in config.ways:
+        for attacker in config.attackers:
             for pirate in range(config.pirates):
                 seed = derived_seed(config.seed, "pirate", v, pirate)
-                planned[f"{way}/{victim.name}/{pirate}"] = _copy(bench, config, way, seed)
+                planned[f"{name_of(*attacker)}/{victim.name}/{pirate}"] = _copy(
+                    bench, config, *attacker, seed=seed
+                )
     records = dict(journal.run(planned))
     return {
         "threshold": victims[0].config.watermark.threshold,
         "learning_rate": config.learning_rate,
-        "images": config.images,
-        "steps": config.steps,
         "batch_size": config.batch_size,
         "tuning": attackers.describe(config.tuning),
         "pixels": victims[0].pattern_size ** 2,
         "min_free": victims[0].config.owner.min_free,
         "models": {
             kind: [record for name, record in records.items() if name.startswith(f"{kind}/")]
-            for kind in (ORIGINAL, *config.ways)
+            for kind in (ORIGINAL, *(name_of(*each) for each in config.attackers))
         },
     }
 
 
+def name_of(way: str, images: int, steps: int, pruned: float) -> str:
+    """Returns a pirate's name for records and tables."""
+    first = f", {100 * pruned:g}% of the neurons pruned first" if pruned else ""
+    return f"{way}, {images} images, {steps} steps{first}"
+
+
 def _copy(
-    bench: Bench, config: ml_collections.ConfigDict, way: str, seed: int
+    bench: Bench,
+    config: ml_collections.ConfigDict,
+    way: str,
+    images: int,
+    steps: int,
+    pruned: float,
+    *,
+    seed: int,
 ) -> Callable[[], Record]:
     """Returns how a pirate's copy is made, and examined."""
 
     def pirated() -> Record:
-        attacker = Attacker(way, "logits", config.learning_rate, config.images)
+        attacker = Attacker(way, "logits", config.learning_rate, images)
         marks = {"owner": bench.owner, "pirate": bench.pirate(seed, choosing=True)}
         (reached,) = bench.train(
-            attacker.adversary(steps=config.steps, batch_size=config.batch_size),
-            images=config.images,
+            attacker.adversary(steps=steps, batch_size=config.batch_size),
+            images=images,
             seed=seed,
-            at=[config.steps],
+            at=[steps],
             embedded=marks["pirate"],
+            params=pruning.prune(
+                bench.victim.model, bench.victim.params, "neurons", "ascending", pruned
+            ),
         )
         return _examined(bench, config, reached.params, marks) | {"seed": seed}
 
@@ -233,9 +263,9 @@ def tables(result: Result) -> list[Table]:
             "What an examination leaves, %: mean (lowest to highest)",
             ("model", "examined", "NC", "owner null", "verified", "pirate null", "verified"),
             rows,
-            f"Pirates: logits, rate {metrics['learning_rate']:g}, {metrics['images']} images, "
-            f"{metrics['steps']} steps of {metrics['batch_size']}; fine-tuned: {metrics['tuning']}. "
-            + attackers.ways_note([kind for kind in metrics["models"] if kind != ORIGINAL])
+            f"Pirates: logits, rate {metrics['learning_rate']:g}, steps of {metrics['batch_size']} images; "
+            f"fine-tuned: {metrics['tuning']}. "
+            + attackers.ways_note(_ways(metrics))
             + attackers.choosing_note(metrics),
         )
     ]
@@ -255,6 +285,10 @@ def tables(result: Result) -> list[Table]:
             )
         )
     return made
+
+
+def _ways(metrics: Metrics) -> list[str]:
+    return [kind.partition(",")[0] for kind in metrics["models"] if kind != ORIGINAL]
 
 
 def _verified(after: list[Record], mark: str) -> str:
@@ -296,10 +330,7 @@ def verdict(result: Result) -> list[Finding]:
             continue
         # Of copies where the pirate has something to lose.
         valid = [each for each in models if each["after"][AS_IT_IS]["verified"]["pirate"]]
-        text = (
-            f"Pirates by {kind} ({metrics['learning_rate']:g}, {metrics['images']} images, "
-            f"{metrics['steps']} steps): {len(valid)} of {many(len(models), 'model')} verify as theirs"
-        )
+        text = f"Pirates by {kind}: {len(valid)} of {many(len(models), 'model')} verify as theirs"
         if valid:
             parts = [
                 f"{name}, {sum(each['after'][name]['verified']['pirate'] for each in valid)} (owners on "
