@@ -70,18 +70,23 @@ METRICS = {
 }
 
 
-def test_of_pirates_that_got_in_those_are_counted_that_withstand():
-    (finding,) = examination.verdict({"metrics": METRICS})
-    assert not finding.claimed and finding.agrees is None
-    assert "2 of 3 models verify as theirs" in finding.text
-    assert "int8 weights, 1 (owners on their own models: 1 of 2)" in finding.text
-    assert finding.text.endswith("pattern in 1 of 2.")
+def test_of_marks_that_verify_those_are_counted_that_withstand():
+    owners, pirates = examination.verdict({"metrics": METRICS})
+    assert not any(each.claimed or each.agrees is not None for each in (owners, pirates))
+    assert owners.text == (
+        "Owners' marks on their own models: 2 of 2 models verify, and of these after an examination, int8 "
+        "weights: 1; the weights give away the whole pattern in 1."
+    )
+    assert pirates.text == (
+        f"Pirates by {PIRATES}: 2 of 3 models verify, and of these after an examination, int8 weights: 1; "
+        "the weights give away the whole pattern in 1."
+    )
 
 
 def test_where_no_pirate_got_in_nothing_is_said_of_examinations():
     models = {**METRICS["models"], PIRATES: METRICS["models"][PIRATES][2:]}
-    (finding,) = examination.verdict({"metrics": METRICS | {"models": models}})
-    assert finding.text.endswith("0 of 1 model verify as theirs.")
+    _, pirates = examination.verdict({"metrics": METRICS | {"models": models}})
+    assert pirates.text.endswith(": 0 of 1 model verify.")
 
 
 def test_the_tables_have_each_mark_on_each_kind_of_model():
@@ -99,14 +104,21 @@ def test_the_tables_have_each_mark_on_each_kind_of_model():
     assert "adam-null-space: tamed" in left.note
 
 
+def test_the_figure_has_the_mean_of_each_mark_after_each_examination():
+    (axes,) = examination.draw({"metrics": METRICS})["examination"].axes
+    # WM is 0.9 where a mark verifies, else 0.
+    assert [each.get_text() for each in axes.texts] == ["90.0", "45.0", "60.0", "30.0"]
+    assert [each.get_text() for each in axes.get_xticklabels()] == [AS_IT_IS, "int8 weights"]
+
+
 def test_where_the_weights_were_not_read_nothing_is_said_of_them():
     models = {
         kind: [{"after": each["after"]} for each in some]
         for kind, some in METRICS["models"].items()
     }
     assert len(examination.tables({"metrics": METRICS | {"models": models}})) == 1
-    (finding,) = examination.verdict({"metrics": METRICS | {"models": models}})
-    assert "weights give" not in finding.text and "int8 weights, 1 (owners" in finding.text
+    for finding in examination.verdict({"metrics": METRICS | {"models": models}}):
+        assert "weights give" not in finding.text and "int8 weights: 1." in finding.text
 
 
 def test_who_prunes_first_is_named_so():

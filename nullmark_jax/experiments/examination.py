@@ -32,13 +32,14 @@ from nullmark_jax.experiments.measuring import (
     check_images,
     derived_seed,
     finite,
+    mean,
     mean_and_spread,
     passes,
 )
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.marks import Marks, as_watermarks
 from nullmark_jax.models import Params
-from nullmark_jax.reports import curves
+from nullmark_jax.reports.heatmap import heatmap_figure
 from nullmark_jax.reports.table import Table, many
 
 # What stands for the models that no pirate changed, where a pirate's way stands for their copies.
@@ -296,55 +297,47 @@ def _verified(after: list[Record], mark: str) -> str:
 
 
 def draw(result: Result) -> dict[str, Figure]:
-    """Returns NC against the null accuracy of each mark after every examination."""
-    groups = []
-    for kind, models in result["metrics"]["models"].items():
-        after = [each for model in models for each in model["after"].values()]
-        mark = "owner" if kind == ORIGINAL else "pirate"
-        groups.append(
-            (
-                f"{kind}, {mark}'s mark",
-                [100 * each["normal_accuracy"] for each in after],
-                [100 * each[mark]["wm"] for each in after],
-            )
-        )
+    """Returns the WM of owners' marks on their models and of pirates' on copies, by examination."""
+    models = result["metrics"]["models"]
+    examined = list(models[ORIGINAL][0]["after"])
+    values = [
+        [mean([each["after"][name] for each in some], _mark(kind), "wm") for name in examined]
+        for kind, some in models.items()
+    ]
     return {
-        "examination": curves.scatter_figure(
-            groups,
-            x="NC after an examination, %",
-            y="WM of the mark, %",
-            title="each model after each examination; below the dotted line it fails",
-            threshold=100 * result["metrics"]["threshold"],
-            vertical=False,
+        "examination": heatmap_figure(
+            np.array(values),
+            rows=[kind if kind == ORIGINAL else f"pirate: {kind}" for kind in models],
+            columns=examined,
+            title="WM of the mark, %, the mean",
         )
     }
 
 
+def _mark(kind: str) -> str:
+    return "owner" if kind == ORIGINAL else "pirate"
+
+
 def verdict(result: Result) -> list[Finding]:
-    """Returns after which examinations owners' marks verify and pirates' do not."""
+    """Returns after which examinations owners' marks verify, and which pirates' do."""
     metrics = result["metrics"]
-    originals = metrics["models"][ORIGINAL]
     findings = []
     for kind, models in metrics["models"].items():
-        if kind == ORIGINAL:
-            continue
-        # Of copies where the pirate has something to lose.
-        valid = [each for each in models if each["after"][AS_IT_IS]["verified"]["pirate"]]
-        text = f"Pirates by {kind}: {len(valid)} of {many(len(models), 'model')} verify as theirs"
+        mark = _mark(kind)
+        # Of pirates, copies on which they have something to lose.
+        valid = [each for each in models if each["after"][AS_IT_IS]["verified"][mark]]
+        whose = "Owners' marks on their own models" if kind == ORIGINAL else f"Pirates by {kind}"
+        text = f"{whose}: {len(valid)} of {many(len(models), 'model')} verify"
         if valid:
-            parts = [
-                f"{name}, {sum(each['after'][name]['verified']['pirate'] for each in valid)} (owners on "
-                f"their own models: {sum(each['after'][name]['verified']['owner'] for each in originals)} of "
-                f"{len(originals)})"
-                for name in originals[0]["after"]
+            kept = [
+                f"{name}: {sum(each['after'][name]['verified'][mark] for each in valid)}"
+                for name in valid[0]["after"]
                 if name != AS_IT_IS
             ]
-            text += f"; of these still do after an examination: {'; '.join(parts)}"
-        read = [each["read"]["pirate"] == metrics["pixels"] for each in valid if "read" in each]
+            text += f", and of these after an examination, {', '.join(kept)}"
+        read = [each["read"][mark] == metrics["pixels"] for each in valid if "read" in each]
         if read:
-            text += (
-                f". The weights give away the pirate's whole pattern in {sum(read)} of {len(read)}"
-            )
+            text += f"; the weights give away the whole pattern in {sum(read)}"
         findings.append(Finding(f"{text}."))
     return findings
 
