@@ -99,23 +99,26 @@ def test_less_fine_tuning_than_theirs_confirms_nothing(images, epochs, verified,
 
 
 @pytest.mark.parametrize(
-    ("images", "epochs", "verified", "agrees"),
+    ("images", "epochs", "true", "normal_accuracy", "agrees"),
     [
-        (5000, 20, 1, True),
-        (5000, 20, 0, False),
-        (5000, 5, 1, None),
-        (5000, 5, 0, False),
-        (500, 20, 0, None),
+        (5000, 20, 1.0, 0.9, True),
+        (5000, 20, 1.0, 0.7, True),
+        (5000, 20, 0.8, 0.9, False),  # At T it has not passed it.
+        (5000, 20, 0.0, 0.84, None),  # The model goes with it.
+        (5000, 5, 1.0, 0.9, None),
+        (5000, 5, 0.0, 0.9, False),
+        (500, 20, 0.0, 0.9, None),
     ],
 )
 def test_less_retraining_of_a_leaked_mark_than_theirs_confirms_nothing(
-    images, epochs, verified, agrees
+    images, epochs, true, normal_accuracy, agrees
 ):
-    model = {"normal_accuracy": 0.9, "leaked": found(1.0, 0.9)}
-    part = {"models": [model], "verified": verified, "hidden": 0, "hidden_verified": 0}
+    """What it takes of null embedding is not asked: the paper grants that it may."""
+    model = {"normal_accuracy": normal_accuracy, "leaked": found(true, 0.1)}
+    part = {"models": [model], "verified": 0, "hidden": 0, "hidden_verified": 0}
     metrics = {"attacker": "x", "images": images, "epochs": epochs, "earlier": part, "grid": []}
-    metrics |= {"before": part, "threshold": 0.8}
-    (finding,) = corruption.verdict({"metrics": metrics})
+    before = {"models": [{"normal_accuracy": 0.9}]}
+    (finding,) = corruption.verdict({"metrics": metrics | {"before": before, "threshold": 0.8}})
     assert finding.agrees is agrees
     assert ("(x (theirs: 20 epochs))" in finding.text) == (epochs < 20)
 

@@ -280,21 +280,25 @@ def _shown(succeeded: list[Record], before: Record, what: str) -> str:
 def verdict(result: Result) -> list[Finding]:
     """Returns whether a leaked watermark can be trained away, which the earlier paper denies."""
     metrics = result["metrics"]
-    part = metrics["earlier"]
-    stays = part["verified"] == len(part["models"])
+    part, threshold, before = metrics["earlier"], metrics["threshold"], metrics["before"]
+    stays = all(each["leaked"]["true"] > threshold for each in part["models"])
+    # A label that changes with the model's accuracy refutes as little as in the attacks below.
+    tells = stays or bool(near([part], before))
     images = metrics.get("images", attackers.PAPERS_IMAGES)
     findings = [
         Finding(
             "The earlier paper's retraining cannot change a leaked watermark's label, it says; here "
-            f"({metrics['attacker']}{_theirs(metrics)}) true is "
+            f"({metrics['attacker']}{_theirs(metrics)}) NC is "
+            f"{mean_and_spread(part['models'], 'normal_accuracy')}, true "
             f"{mean_and_spread(part['models'], 'leaked', 'true')} and null "
             f"{mean_and_spread(part['models'], 'leaked', 'null')} afterwards; the claim verifies in "
             f"{part['verified']} of {len(part['models'])}.",
-            attackers.as_tested(stays, unmoved=stays, images=images, theirs=_theirs(metrics)),
+            attackers.as_tested(stays, unmoved=stays, images=images, theirs=_theirs(metrics))
+            if tells
+            else None,
             claimed=True,
         )
     ]
-    threshold, before = metrics["threshold"], metrics["before"]
     # Breaking null embedding refutes nothing: the earlier paper grants it (V-C).
     of_label = [each for each in metrics["grid"] if each["goal"] in _OF_THE_LABEL]
     changed = [each for each in of_label if _highest_true(each) <= threshold]
