@@ -171,7 +171,7 @@ def tables(result: Result) -> list[Table]:
     metrics = result["metrics"]
     rows = []
     for each in metrics["owner"]:
-        name = f"the owner's, hidden for {each['epochs']} epochs"
+        name = f"the owner's, hidden for {many(each['epochs'], 'epoch')}"
         rows.append(_row(name, each["models"], metrics["threshold"]))
     for each in metrics["foreign"]:
         name = (
