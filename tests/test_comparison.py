@@ -160,7 +160,7 @@ def test_the_other_rows_count_what_each_experiment_found():
         "false_positives": {"metrics": {"models": false_positives}},
         "pruning": {"metrics": pruned},
         "neural_cleanse": {"metrics": {"models": [flagged, free]}},
-        "transfer": {"metrics": {"ways": ways}},
+        "transfer": {"metrics": {"ways": ways, "optimizer": "sgd at 0.01"}},
         "input_filter": {"metrics": {"filters": filters}},
     }
     theirs = {
@@ -182,5 +182,5 @@ def test_the_other_rows_count_what_each_experiment_found():
         "1 of 1 (2.5 to 100%)",
         "has no one label; some label in 1 of 1",
     ]
-    assert rows["recovered from students (transfer)"][0] == "2 of 3 (1 x 3)"
+    assert rows["recovered from students (transfer)"][0] == "2 of 3 (1 x 3), by sgd at 0.01"
     assert rows["owners verified behind input filters"][0] == "1 of 2 (1 x 2)"

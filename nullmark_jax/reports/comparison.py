@@ -181,7 +181,9 @@ def _extraction(results: Sequence[Result | None]) -> list[str]:
 def _transfer(metrics: dict[str, Any]) -> str:
     ways = [each["watermarked"] for each in metrics["ways"]]
     models = [len(each["models"]) for each in ways]
-    return crossed(sum(each["verified"] for each in ways), sum(models), models[0])
+    recovered = crossed(sum(each["verified"] for each in ways), sum(models), models[0])
+    # What is recovered depends on it: schemes by different ones are not to be compared.
+    return f"{recovered}, by {metrics['optimizer']}"
 
 
 def _filters(metrics: dict[str, Any]) -> str:
