@@ -47,7 +47,9 @@ def run(name, runs, workdir):
     argv = [f"--config={ROOT}/configs/attacks/{name}.py:quickstart,smoke"]
     marked = "adi" if name.startswith("trigger_") else "marked"
     argv += [f"--victim={runs}/{marked}", f"--workdir={workdir}"]
-    if EXPERIMENTS[name].free and name not in ("functionality", "trigger_false_positives"):
+    # Pattern recovery of models without a pattern, as long as of one with it: test_pattern_recovery.py.
+    alone = ("functionality", "trigger_false_positives", "pattern_recovery")
+    if EXPERIMENTS[name].free and name not in alone:
         argv.append(f"--victim={runs}/free")
     return experiment.main(EXPERIMENTS[name], [name, *argv])
 
