@@ -19,14 +19,14 @@ def lying(block, row, column):
     return pattern
 
 
-@pytest.mark.parametrize(
-    ("others", "right"),
-    [([], 4), ([-BLOCK], 4), ([BLOCK], 4)],
-)
-def test_of_several_patterns_the_nearest_counts_wherever_they_lie(others, right):
+@pytest.mark.parametrize("others", [[], [-BLOCK], [-BLOCK, -BLOCK]])
+@pytest.mark.parametrize("last", [False, True])
+def test_of_several_patterns_the_nearest_counts_wherever_they_lie(others, last):
     patterns = np.stack([lying(BLOCK, 3, 1), *(lying(each, 0, 4) for each in others)])
+    if last:
+        patterns = patterns[::-1]
     population = Watermark(patterns, np.zeros(len(patterns), np.int32), np.full(len(patterns), 9.0))
-    assert right_pixels(BLOCK, population) == right
+    assert right_pixels(BLOCK, population) == 4
     one_wrong = BLOCK.copy()
     one_wrong[0, 0] *= -1
     assert right_pixels(one_wrong, population) == 3
@@ -132,6 +132,7 @@ def test_who_prunes_first_is_named_so():
         ((), "config.attackers: is empty"),
         ((("rmsprop", 1, 1, 0.0),), "is none; give"),
         ((("adam-tamed", 1, 1),), "is none; give"),
+        ((1, 2), "config.attackers: 1 is none; give"),
         ((("adam-tamed", 0, 1, 0.0),), "config.attackers: images: 0 "),
         ((("adam-tamed", 1, 0, 0.0),), "config.attackers: steps: 0 "),
         ((("adam-tamed", 1, 1, 1.5),), "config.attackers: share pruned first: 1.5 "),
@@ -143,3 +144,12 @@ def test_unusable_attackers_are_one_line(attackers, message):
     with pytest.raises(InputError, match=re.escape(message)) as failure:
         examination.check(config)
     assert "\n" not in str(failure.value)
+
+
+def test_an_authority_embeds_nothing():
+    config = examination.default()
+    config.tuning.inject_ratio = 0.5
+    with pytest.raises(
+        InputError, match=r"^config.tuning.inject_ratio: 0.5 would embed a mark; give 0$"
+    ):
+        examination.check(config)

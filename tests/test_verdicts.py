@@ -294,7 +294,8 @@ def queried(*substitutes, steps=100, source="task"):
         # The exact 95% interval of 950 in 1,000 begins at 93.46% (SciPy: binomtest(950, 1000)).
         (((100, 0.90), (500, 0.935), (1000, 0.95)), 10, False, "bring it there are 500, 50%"),
         (((100, 0.90), (500, 0.934), (1000, 0.95)), 100, True, "bring it there are 1000, 100%"),
-        (((500, 0.90), (1000, 0.90)), 100, True, "none of those tried bring it there"),
+        # A thief whom all images do not help was too weak to tell.
+        (((500, 0.90), (1000, 0.90)), 100, None, "none of those tried bring it there"),
         # Shorter than the victim's training, or without fewer images of some number: no answer.
         (((500, 0.934), (1000, 0.95)), 99, None, "bring it there are 1000, 100%"),
         (((100, 0.934), (1000, 0.95)), 100, None, "bring it there are 1000, 100%"),

@@ -77,10 +77,14 @@ def default() -> ml_collections.ConfigDict:
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises InputError where a field is out of range."""
     attackers.check_paper("config.tuning", config.tuning)
+    if config.tuning.inject_ratio:
+        raise InputError(
+            f"config.tuning.inject_ratio: {config.tuning.inject_ratio} would embed a mark; give 0"
+        )
     if not len(config.attackers):
         raise InputError("config.attackers: is empty; give one at least")
     for each in config.attackers:
-        if len(each) != 4 or each[0] not in attackers.WAYS:
+        if not isinstance(each, tuple | list) or len(each) != 4 or each[0] not in attackers.WAYS:
             raise InputError(
                 f"config.attackers: {checks.shown(each)} is none; give (way, images, steps, share pruned "
                 f"first), the way one of {', '.join(attackers.WAYS)}"
@@ -267,7 +271,9 @@ def tables(result: Result) -> list[Table]:
             f"Pirates: logits, rate {metrics['learning_rate']:g}, steps of {metrics['batch_size']} images; "
             f"fine-tuned: {metrics['tuning']}. "
             + attackers.ways_note(_ways(metrics))
-            + attackers.choosing_note(metrics),
+            + attackers.choosing_note(metrics)
+            + " All kinds of pirates on a model embed the same marks. Fine-tuned with images of the owner's "
+            "training set.",
         )
     ]
     if read:

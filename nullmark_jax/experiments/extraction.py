@@ -351,7 +351,7 @@ def _needed(metrics: Metrics, before: float) -> list[Finding]:
     if as_good and mean(shown["models"], "ratio") < 1:
         agrees = False
     # That none of fewer images does: of such as were tried, trained as long as the victim.
-    elif metrics.get("steps", 0) >= metrics.get("victim_steps", 1):
+    elif as_good and metrics.get("steps", 0) >= metrics.get("victim_steps", 1):
         agrees = True if any(0.5 <= each < 1 for each in tried) else None
     start = (
         "the fewest that bring it there are"
