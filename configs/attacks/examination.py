@@ -10,6 +10,13 @@ from nullmark_jax.experiments import examination
 from nullmark_jax.experiments.attackers import choose_task, set_paper_attacker
 
 
+def _of_at_most(config: ml_collections.ConfigDict, most: int) -> tuple[tuple, ...]:
+    """Returns the pirates, with no more images than so many."""
+    return tuple(
+        (way, min(images, most), steps, pruned) for way, images, steps, pruned in config.attackers
+    )
+
+
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     task, smoke = choose_task(argument)
     config = examination.default()
@@ -18,18 +25,12 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.tuning.inject_ratio = 0.0
     config.tuning.epochs = 10
     if task == "quickstart":  # It has 1,294 training images in all.
-        config.attackers = tuple(
-            (way, min(images, 400), steps, pruned)
-            for way, images, steps, pruned in config.attackers
-        )
+        config.attackers = _of_at_most(config, 400)
         config.batch_size = 32
         config.tuning.images = 400
         config.tuning.batch_size = 32
     elif task == "face":  # The stand-in has 2,189 training images in all.
-        config.attackers = tuple(
-            (way, min(images, 1000), steps, pruned)
-            for way, images, steps, pruned in config.attackers
-        )
+        config.attackers = _of_at_most(config, 1000)
         config.tuning.images = 1000
     if smoke:
         config.test_images = 100

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int8
 
+from nullmark_jax import transform
 from nullmark_jax.convolution import conv2d, max_pool_2x2
 from nullmark_jax.embedding import Watermark, embed, invert, scale_pixels
 from nullmark_jax.errors import InputError
@@ -94,6 +95,20 @@ def recover(model: ConvNet, params: Params, *, pattern_size: int) -> Recovered:
         if others - cost > np.log(_CLEAR):
             break
     return Recovered(np.ascontiguousarray(block), float(np.exp(cost)), float(np.exp(others)))
+
+
+def right_pixels(block: np.ndarray, patterns: np.ndarray) -> list[int]:
+    """Returns of each pattern how many of its n x n pixels an n x n block has right, wherever it lies.
+
+    Args:
+      block: [n, n], -1 or +1.
+      patterns: [patterns, H, W], 0 outside their own block.
+    """
+    right = []
+    for pattern in patterns:
+        row, column, n = transform.block_of(pattern)
+        right.append(int((block == pattern[row : row + n, column : column + n]).sum()))
+    return right
 
 
 class Place(NamedTuple):

@@ -17,10 +17,9 @@ import ml_collections
 import numpy as np
 from matplotlib.figure import Figure
 
-from nullmark_jax import checks, optimizers, transform
+from nullmark_jax import checks, optimizers
 from nullmark_jax.attacks import pattern_recovery, pruning, retraining
 from nullmark_jax.attacks.retraining import Adversary
-from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import attackers, experiment
 from nullmark_jax.experiments.attackers import Attacker
@@ -199,7 +198,11 @@ def _examined(
     found = pattern_recovery.recover(victim.model, params, pattern_size=victim.pattern_size)
     return examined | {
         "read": {
-            mark: right_pixels(found.block, as_watermarks(each)) for mark, each in marks.items()
+            # Of several patterns of one owner the nearest.
+            mark: max(
+                pattern_recovery.right_pixels(found.block, np.asarray(as_watermarks(each).pattern))
+            )
+            for mark, each in marks.items()
         },
         # Of the block, and the least of another's.
         "residual": found.residual,
@@ -218,15 +221,6 @@ def _tuned(
         params=params,
     )
     return reached.params
-
-
-def right_pixels(block: np.ndarray, watermark: Watermark) -> int:
-    """Returns how many pixels of an n x n block are those of the nearest of a population's patterns."""
-    right = 0
-    for pattern in np.asarray(watermark.pattern):
-        row, column, n = transform.block_of(pattern)
-        right = max(right, int((block == pattern[row : row + n, column : column + n]).sum()))
-    return right
 
 
 # For readers.

@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 from matplotlib.figure import Figure
 
-from nullmark_jax import checks, models, transform
+from nullmark_jax import checks, models
 from nullmark_jax.attacks import pattern_recovery
 from nullmark_jax.embedding import Watermark
 from nullmark_jax.experiments import experiment
@@ -97,10 +97,7 @@ def _recovered(victim: Victim, config: ml_collections.ConfigDict) -> Callable[[]
 def compared(block: np.ndarray, working: list[Watermark], owner: Watermark) -> Record:
     """Returns how far a block and its working places are those of the owner's nearest watermark."""
     patterns = np.asarray(owner.pattern)
-    right = []
-    for pattern in patterns:
-        row, column, n = transform.block_of(pattern)
-        right.append(int((block == pattern[row : row + n, column : column + n]).sum()))
+    right = pattern_recovery.right_pixels(block, patterns)
     nearest = int(np.argmax(right))
     label = int(owner.target_label[nearest])
     ranks = [
