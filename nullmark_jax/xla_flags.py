@@ -16,16 +16,24 @@ CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 
 
 def set_cpu_flags(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Adds `--xla_cpu_experimental_ynn_fusion_type=` (empty: off) to XLA_FLAGS if jaxlib knows it.
+    """Adds `--xla_cpu_experimental_ynn_fusion_type=` (empty: off) to XLA_FLAGS, as `add` does.
+
+    Must run before the first use of jax.
+    """
+    add(CPU_FLAG, "", environ)
+
+
+def add(flag: str, value: str, environ: MutableMapping[str, str] = os.environ) -> None:
+    """Adds `flag=value` to XLA_FLAGS if jaxlib knows the flag; it begins with two dashes.
 
     The user's own flags stay as they are; where they name this flag, or XLA_FLAGS names a file of
-    flags, nothing is changed. Must run before the first use of jax.
+    flags, nothing is changed.
     """
     flags = environ.get("XLA_FLAGS", "")
     if flags.strip() and not flags.lstrip().startswith("-"):
         return  # XLA reads a value without a leading dash as a file's name.
-    if CPU_FLAG not in flags and jaxlib_knows(CPU_FLAG.removeprefix("--")):
-        environ["XLA_FLAGS"] = f"{flags} {CPU_FLAG}=".strip()
+    if flag not in flags and jaxlib_knows(flag.removeprefix("--")):
+        environ["XLA_FLAGS"] = f"{flags} {flag}={value}".strip()
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from nullmark_jax.xla_flags import CPU_FLAG, jaxlib_knows, set_cpu_flags
+from nullmark_jax.xla_flags import CPU_FLAG, add, jaxlib_knows, set_cpu_flags
 
 SHOW = "import os, nullmark_jax; print(os.environ.get('XLA_FLAGS', 'unset'))"
 
@@ -97,3 +97,11 @@ def test_setting_twice_sets_once():
     once = dict(environ)
     set_cpu_flags(environ)
     assert environ == once
+
+
+def test_a_flag_is_added_with_its_value_behind_those_there():
+    environ = {"XLA_FLAGS": "--xla_a=1"}
+    add("--xla_force_host_platform_device_count", "2", environ)
+    assert environ == {"XLA_FLAGS": "--xla_a=1 --xla_force_host_platform_device_count=2"}
+    add("--xla_cpu_no_jaxlib_ever_had_this", "2", environ)
+    assert environ == {"XLA_FLAGS": "--xla_a=1 --xla_force_host_platform_device_count=2"}
