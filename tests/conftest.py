@@ -13,9 +13,8 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 import jax
 
-from nullmark_jax import (
-    xla_flags,  # The package sets its own before jax reads them, at its first use.
-)
+# The package sets flags of its own before jax reads them, at its first use.
+from nullmark_jax import xla_flags
 
 # Tests compile more than they compute: without its newer way to emit loops the compiler takes half as long.
 xla_flags.add("--xla_cpu_use_fusion_emitters", "false")
