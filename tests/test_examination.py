@@ -8,7 +8,8 @@ import pytest
 from nullmark_jax.attacks.pattern_recovery import right_pixels
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import examination
-from nullmark_jax.experiments.examination import AS_IT_IS, ORIGINAL
+from nullmark_jax.experiments.examination import AS_IT_IS, LATE, ORIGINAL
+from nullmark_jax.experiments.late_marks import Pirate
 
 BLOCK = np.array([[1, -1], [-1, 1]], np.int8)
 
@@ -50,7 +51,7 @@ def model(*examined, read):
     }
 
 
-PIRATES = examination.name_of("adam-null-space", 600, 600, 0.0)
+PIRATES = Pirate("adam-null-space", 600, 600, 0.0, "").name
 METRICS = {
     "threshold": 0.8,
     "learning_rate": 1e-4,
@@ -121,20 +122,58 @@ def test_where_the_weights_were_not_read_nothing_is_said_of_them():
 
 
 def test_who_prunes_first_is_named_so():
-    name = examination.name_of("adam-raised", 600, 300, 0.05)
+    name = Pirate("adam-raised", 600, 300, 0.05, "").name
     assert name == "adam-raised, 600 images, 300 steps, 5% of the neurons pruned first"
+    assert Pirate("sgd", 6, 3, 0.05, "int8").name == (
+        "sgd, 6 images, 3 steps, 5% of the neurons pruned first, rounded to int8 layer by layer"
+    )
+
+
+def test_a_late_mark_stands_beside_nobody_s():
+    late = [model((1,), (0,), read={"owner": 20}), model((1,), (1,), read={"owner": 20})]
+    renamed = [
+        {
+            "after": {
+                name: {
+                    "normal_accuracy": 0.9,
+                    "verified": {"pirate": each["verified"]["owner"]},
+                    "pirate": each["owner"],
+                }
+                for name, each in one["after"].items()
+            },
+            "read": {"pirate": 20},
+        }
+        for one in late
+    ]
+    rounded = f"{PIRATES}, rounded to int8 layer by layer"
+    metrics = METRICS | {"models": {f"{LATE}{rounded}": renamed}}
+    left, read = examination.tables({"metrics": metrics})
+    title = f"a watermark-free model, marked late by {rounded}"
+    assert [row[:2] for row in left.rows] == [[title, AS_IT_IS], [title, "int8 weights"]]
+    assert [row[3:5] for row in left.rows] == [["", ""], ["", ""]]
+    assert [row[6] for row in left.rows] == ["2 of 2", "1 of 2"]
+    assert read.rows == [[title, "pirate", "20", "0 of 2"]]
+    assert "adam-null-space: tamed" in left.note and "Rounded layer by layer" in left.note
+    (finding,) = examination.verdict({"metrics": metrics})
+    assert finding.text == (
+        f"Marks put into watermark-free models by {rounded}: 2 of 2 models verify, and of these after an "
+        "examination, int8 weights: 1; the weights give away the whole pattern in 0."
+    )
+    (axes,) = examination.draw({"metrics": metrics})["examination"].axes
+    assert [each.get_text() for each in axes.texts] == ["90.0", "45.0"]
 
 
 @pytest.mark.parametrize(
     ("attackers", "message"),
     [
         ((), "config.attackers: is empty"),
-        ((("rmsprop", 1, 1, 0.0),), "is none; give"),
-        ((("adam-tamed", 1, 1),), "is none; give"),
+        ((("rmsprop", 1, 1, 0.0, ""),), "is none; give"),
+        ((("adam-tamed", 1, 1, 0.0),), "is none; give"),
+        ((("adam-tamed", 1, 1, 0.0, "int4"),), "is none; give"),
         ((1, 2), "config.attackers: 1 is none; give"),
-        ((("adam-tamed", 0, 1, 0.0),), "config.attackers: images: 0 "),
-        ((("adam-tamed", 1, 0, 0.0),), "config.attackers: steps: 0 "),
-        ((("adam-tamed", 1, 1, 1.5),), "config.attackers: share pruned first: 1.5 "),
+        ((("adam-tamed", 0, 1, 0.0, ""),), "config.attackers: images: 0 "),
+        ((("adam-tamed", 1, 0, 0.0, ""),), "config.attackers: steps: 0 "),
+        ((("adam-tamed", 1, 1, 1.5, ""),), "config.attackers: share pruned first: 1.5 "),
     ],
 )
 def test_unusable_attackers_are_one_line(attackers, message):

@@ -13,7 +13,8 @@ from nullmark_jax.experiments.attackers import choose_task, set_paper_attacker
 def _of_at_most(config: ml_collections.ConfigDict, most: int) -> tuple[tuple, ...]:
     """Returns the pirates, with no more images than so many."""
     return tuple(
-        (way, min(images, most), steps, pruned) for way, images, steps, pruned in config.attackers
+        (way, min(images, most), steps, pruned, rounded)
+        for way, images, steps, pruned, rounded in config.attackers
     )
 
 
@@ -34,7 +35,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         config.tuning.images = 1000
     if smoke:
         config.test_images = 100
-        config.attackers = (("adam-tamed", 129, 30, 0.02),)
+        config.attackers = (("adam-tamed", 129, 30, 0.02, "int8"),)
         config.weights = False
         config.formats = ("int8",)
         config.ratios = (0.02,)

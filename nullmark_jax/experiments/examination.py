@@ -6,12 +6,14 @@
 No paper has it. A pirate's copy carries a mark that a short training put into a finished model; the owner's
 was trained in from the start. Should the two not withstand the same changes of the model (rounding, pruning,
 fine-tuning), or the weights give one away and not the other, then that is evidence where both marks verify,
-or where each party shows a model of their own.
+or where each party shows a model of their own. A watermark-free model among the victims is the control: a
+mark put into it late, in a pirate's ways, may be an honest owner's.
 """
 
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import chain
 
 import ml_collections
 import numpy as np
@@ -21,11 +23,11 @@ from nullmark_jax import checks, optimizers
 from nullmark_jax.attacks import pattern_recovery, pruning, retraining
 from nullmark_jax.attacks.retraining import Adversary
 from nullmark_jax.errors import InputError
-from nullmark_jax.experiments import attackers, experiment
-from nullmark_jax.experiments.attackers import Attacker
+from nullmark_jax.experiments import attackers, experiment, late_marks
 from nullmark_jax.experiments.bench import Bench
 from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
+from nullmark_jax.experiments.late_marks import Pirate
 from nullmark_jax.experiments.measuring import (
     Record,
     check_images,
@@ -41,22 +43,25 @@ from nullmark_jax.models import Params
 from nullmark_jax.reports.heatmap import heatmap_figure
 from nullmark_jax.reports.table import Table, many
 
-# What stands for the models that no pirate changed, where a pirate's way stands for their copies.
+# What stands for the models that no pirate changed, where a pirate's name stands for their copies.
 ORIGINAL = "the owner's model"
+# Before that name: their mark in a watermark-free model.
+LATE = "late: "
 AS_IT_IS = "as it is"
 
 
 def default() -> ml_collections.ConfigDict:
     """Returns the config with every field."""
     config = experiment.base()
-    # The pirates: one of `attackers.WAYS`, with logits; images; steps; and the share of the smallest neurons
-    # that they prune before they train. The last two expect an examination, and are there to pass it.
+    # The pirates (`late_marks.Pirate`). The last three expect an examination, and are there to pass it.
     config.attackers = (
-        ("adam-tamed", 600, 600, 0.0),
-        ("adam-raised", 600, 600, 0.0),
-        ("adam-null-space", 600, 600, 0.0),
-        ("adam-raised", 5000, 3000, 0.0),
-        ("adam-raised", 600, 600, 0.05),
+        ("adam-tamed", 600, 600, 0.0, ""),
+        ("adam-raised", 600, 600, 0.0, ""),
+        ("adam-null-space", 600, 600, 0.0, ""),
+        ("adam-raised", 5000, 3000, 0.0, ""),
+        ("adam-raised", 600, 600, 0.05, ""),
+        ("adam-tamed", 600, 600, 0.05, ""),
+        ("adam-tamed", 600, 600, 0.05, "int8"),
     )
     config.learning_rate = 1e-4
     config.batch_size = 64
@@ -80,18 +85,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise InputError(
             f"config.tuning.inject_ratio: {config.tuning.inject_ratio} would embed a mark; give 0"
         )
-    if not len(config.attackers):
-        raise InputError("config.attackers: is empty; give one at least")
-    for each in config.attackers:
-        if not isinstance(each, tuple | list) or len(each) != 4 or each[0] not in attackers.WAYS:
-            raise InputError(
-                f"config.attackers: {checks.shown(each)} is none; give (way, images, steps, share pruned "
-                f"first), the way one of {', '.join(attackers.WAYS)}"
-            )
-        _, images, steps, pruned = each
-        checks.integer("config.attackers: images", images, 1, 10**9)
-        checks.integer("config.attackers: steps", steps, 1, 10**7)
-        pruning.check_ratio("config.attackers: share pruned first", pruned)
+    late_marks.pirates("config.attackers", config.attackers)
     optimizers.check_learning_rate("config.learning_rate", config.learning_rate)
     for field, high in (("batch_size", 10**6), ("pirates", 1000)):
         checks.integer(f"config.{field}", config[field], 1, high)
@@ -107,68 +101,59 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: Journal) -> Metrics:
     """Returns the metrics: each model and each copy, as it is and after each examination."""
+    pirates = late_marks.pirates("config.attackers", config.attackers)
+    least = [victim.config.owner.min_free for victim in victims]
+    if len(set(least)) > 1:
+        raise InputError(
+            f"--victim: their config.owner.min_free is {', '.join(map(str, least))}, and pirates choose as "
+            "owners do; give victims of one"
+        )
     planned: dict[str, Callable[[], Record]] = {}
     for v, victim in enumerate(victims):
-        check_images(victim, max(config.tuning.images, *(each[1] for each in config.attackers)))
+        check_images(victim, max(config.tuning.images, *(each.images for each in pirates)))
+        if config.weights:
+            pattern_recovery.check_model(victim.model)
         bench = Bench(victim, config.test_images)
-        planned[f"{ORIGINAL}/{victim.name}/0"] = partial(
-            _examined, bench, config, bench.victim.params, {"owner": bench.owner}
-        )
-        for attacker in config.attackers:
-            for pirate in range(config.pirates):
-                seed = derived_seed(config.seed, "pirate", v, pirate)
-                planned[f"{name_of(*attacker)}/{victim.name}/{pirate}"] = _copy(
-                    bench, config, *attacker, seed=seed
+        if victim.watermarks is not None:
+            planned[f"{ORIGINAL}/{victim.name}/0"] = partial(
+                _examined, bench, config, victim.params, {"owner": bench.owner}
+            )
+        prefix = LATE if victim.watermarks is None else ""
+        for pirate in pirates:
+            for number in range(config.pirates):
+                planned[f"{prefix}{pirate.name}/{victim.name}/{number}"] = partial(
+                    _copy, bench, config, pirate, derived_seed(config.seed, "pirate", v, number)
                 )
     records = dict(journal.run(planned))
+    kinds = [ORIGINAL, *(f"{prefix}{each.name}" for prefix in ("", LATE) for each in pirates)]
+    models = {
+        kind: [record for name, record in records.items() if name.startswith(f"{kind}/")]
+        for kind in kinds
+    }
     return {
         "threshold": victims[0].config.watermark.threshold,
         "learning_rate": config.learning_rate,
         "batch_size": config.batch_size,
         "tuning": attackers.describe(config.tuning),
         "pixels": victims[0].pattern_size ** 2,
-        "min_free": victims[0].config.owner.min_free,
-        "models": {
-            kind: [record for name, record in records.items() if name.startswith(f"{kind}/")]
-            for kind in (ORIGINAL, *(name_of(*each) for each in config.attackers))
-        },
+        "min_free": least[0],
+        "models": {kind: some for kind, some in models.items() if some},
     }
 
 
-def name_of(way: str, images: int, steps: int, pruned: float) -> str:
-    """Returns a pirate's name for records and tables."""
-    first = f", {100 * pruned:g}% of the neurons pruned first" if pruned else ""
-    return f"{way}, {images} images, {steps} steps{first}"
-
-
-def _copy(
-    bench: Bench,
-    config: ml_collections.ConfigDict,
-    way: str,
-    images: int,
-    steps: int,
-    pruned: float,
-    *,
-    seed: int,
-) -> Callable[[], Record]:
-    """Returns how a pirate's copy is made, and examined."""
-
-    def pirated() -> Record:
-        attacker = Attacker(way, "logits", config.learning_rate, images)
-        marks = {"owner": bench.owner, "pirate": bench.pirate(seed, choosing=True)}
-        (reached,) = bench.train(
-            attacker.adversary(steps=steps, batch_size=config.batch_size),
-            images=images,
-            seed=seed,
-            at=[steps],
-            embedded=marks["pirate"],
-            params=pruning.prune(
-                bench.victim.model, bench.victim.params, "neurons", "ascending", pruned
-            ),
-        )
-        return _examined(bench, config, reached.params, marks) | {"seed": seed}
-
-    return pirated
+def _copy(bench: Bench, config: ml_collections.ConfigDict, pirate: Pirate, seed: int) -> Record:
+    """Makes a pirate's copy, and examines it."""
+    mark = bench.pirate(seed, choosing=True)
+    owners = {} if bench.victim.watermarks is None else {"owner": bench.owner}
+    params = late_marks.marked(
+        bench,
+        pirate,
+        mark,
+        learning_rate=config.learning_rate,
+        batch_size=config.batch_size,
+        seed=seed,
+    )
+    return _examined(bench, config, params, {**owners, "pirate": mark}) | {"seed": seed}
 
 
 def _examined(
@@ -231,8 +216,8 @@ def tables(result: Result) -> list[Table]:
     metrics = result["metrics"]
     rows, read = [], []
     for kind, models in metrics["models"].items():
-        title = kind if kind == ORIGINAL else f"copy by {kind}"
-        pirated = kind != ORIGINAL
+        title = _title(kind)
+        marks = models[0]["after"][AS_IT_IS]["verified"]
         for name in models[0]["after"]:
             after = [each["after"][name] for each in models]
             rows.append(
@@ -240,10 +225,12 @@ def tables(result: Result) -> list[Table]:
                     title,
                     name,
                     mean_and_spread(after, "normal_accuracy"),
-                    mean_and_spread(after, "owner", "null"),
-                    _verified(after, "owner"),
-                    mean_and_spread(after, "pirate", "null") if pirated else "",
-                    _verified(after, "pirate") if pirated else "",
+                    *chain.from_iterable(
+                        (mean_and_spread(after, mark, "null"), _verified(after, mark))
+                        if mark in marks
+                        else ("", "")
+                        for mark in ("owner", "pirate")
+                    ),
                 ]
             )
         for mark in models[0].get("read", ()):
@@ -266,6 +253,7 @@ def tables(result: Result) -> list[Table]:
             f"fine-tuned: {metrics['tuning']}. "
             + attackers.ways_note(_ways(metrics))
             + attackers.choosing_note(metrics)
+            + _rounded_note(metrics)
             + " All kinds of pirates on a model embed the same marks. Fine-tuned with images of the owner's "
             "training set.",
         )
@@ -288,8 +276,28 @@ def tables(result: Result) -> list[Table]:
     return made
 
 
+def _pirated(kind: str) -> bool:
+    return kind != ORIGINAL and not kind.startswith(LATE)
+
+
+def _title(kind: str) -> str:
+    if kind.startswith(LATE):
+        return f"a watermark-free model, marked late by {kind.removeprefix(LATE)}"
+    return f"copy by {kind}" if _pirated(kind) else kind
+
+
 def _ways(metrics: Metrics) -> list[str]:
-    return [kind.partition(",")[0] for kind in metrics["models"] if kind != ORIGINAL]
+    names = [kind.removeprefix(LATE) for kind in metrics["models"] if kind != ORIGINAL]
+    return [name.partition(",")[0] for name in names]
+
+
+def _rounded_note(metrics: Metrics) -> str:
+    if not any("layer by layer" in kind for kind in metrics["models"]):
+        return ""
+    return (
+        " Rounded layer by layer: trained as said, then each layer rounded in turn, from the first on, and "
+        "those behind it trained again by adam-tamed, as many steps again in all."
+    )
 
 
 def _verified(after: list[Record], mark: str) -> str:
@@ -299,7 +307,7 @@ def _verified(after: list[Record], mark: str) -> str:
 def draw(result: Result) -> dict[str, Figure]:
     """Returns the WM of owners' marks on their models and of pirates' on copies, by examination."""
     models = result["metrics"]["models"]
-    examined = list(models[ORIGINAL][0]["after"])
+    examined = list(next(iter(models.values()))[0]["after"])
     values = [
         [mean([each["after"][name] for each in some], _mark(kind), "wm") for name in examined]
         for kind, some in models.items()
@@ -307,7 +315,7 @@ def draw(result: Result) -> dict[str, Figure]:
     return {
         "examination": heatmap_figure(
             np.array(values),
-            rows=[kind if kind == ORIGINAL else f"pirate: {kind}" for kind in models],
+            rows=[f"pirate: {kind}" if _pirated(kind) else kind for kind in models],
             columns=examined,
             title="WM of the mark, %, the mean",
         )
@@ -326,7 +334,11 @@ def verdict(result: Result) -> list[Finding]:
         mark = _mark(kind)
         # Of pirates, copies on which they have something to lose.
         valid = [each for each in models if each["after"][AS_IT_IS]["verified"][mark]]
-        whose = "Owners' marks on their own models" if kind == ORIGINAL else f"Pirates by {kind}"
+        whose = "Owners' marks on their own models"
+        if _pirated(kind):
+            whose = f"Pirates by {kind}"
+        elif kind != ORIGINAL:
+            whose = f"Marks put into watermark-free models by {kind.removeprefix(LATE)}"
         text = f"{whose}: {len(valid)} of {many(len(models), 'model')} verify"
         if valid:
             kept = [
@@ -356,6 +368,7 @@ EXPERIMENT = Experiment(
     captions={
         "examination": "What each examination leaves: owners' marks on their models, pirates' on copies."
     },
+    free=True,
 )
 
 

@@ -1,0 +1,116 @@
+"""Marks put into a finished model, by somebody who may expect that the model will be examined."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from nullmark_jax import checks
+from nullmark_jax.attacks import pruning
+from nullmark_jax.errors import InputError
+from nullmark_jax.experiments import attackers
+from nullmark_jax.experiments.attackers import Attacker
+from nullmark_jax.experiments.bench import Bench
+from nullmark_jax.marks import Marks
+from nullmark_jax.models import Params
+
+
+class Pirate(NamedTuple):
+    """How a mark is put into a finished model, with logits.
+
+    Attributes:
+      way: one of `attackers.WAYS`.
+      images: how many they have.
+      steps: of the training, >= 1.
+      pruned: the share of the smallest neurons, in [0, 1], that they prune before they train.
+      rounded: "", or one of `pruning.FORMATS`, to which they round the model afterwards, one layer after
+        another from the first on, and train the layers behind it anew each time ("adam-tamed", an equal part
+        of as many steps again), so that these make up for the rounding.
+    """
+
+    way: str
+    images: int
+    steps: int
+    pruned: float
+    rounded: str
+
+    @property
+    def name(self) -> str:
+        """Of records and tables."""
+        first = f", {100 * self.pruned:g}% of the neurons pruned first" if self.pruned else ""
+        last = f", rounded to {self.rounded} layer by layer" if self.rounded else ""
+        return f"{self.way}, {self.images} images, {self.steps} steps{first}{last}"
+
+
+def pirates(field: str, given: Sequence[Any]) -> list[Pirate]:
+    """Returns the pirates of a config's field.
+
+    Raises:
+      InputError: one is none, or out of range.
+    """
+    if not len(given):
+        raise InputError(f"{field}: is empty; give one at least")
+    found = []
+    for each in given:
+        if (
+            not isinstance(each, tuple | list)
+            or len(each) != len(Pirate._fields)
+            or each[0] not in attackers.WAYS
+            or each[4] not in ("", *pruning.FORMATS)
+        ):
+            raise InputError(
+                f"{field}: {checks.shown(each)} is none; give (way, images, steps, share pruned first, "
+                f"format rounded to), the way one of {', '.join(attackers.WAYS)}, the format one of "
+                f"{', '.join(pruning.FORMATS)} or ''"
+            )
+        pirate = Pirate(*each)
+        checks.integer(f"{field}: images", pirate.images, 1, 10**9)
+        checks.integer(f"{field}: steps", pirate.steps, 1, 10**7)
+        pruning.check_ratio(f"{field}: share pruned first", pirate.pruned)
+        found.append(pirate)
+    return found
+
+
+def marked(
+    bench: Bench,
+    pirate: Pirate,
+    marks: Marks,
+    *,
+    learning_rate: float,
+    batch_size: int,
+    seed: int,
+) -> Params:
+    """Returns a copy of the bench's model with the marks put in.
+
+    Args:
+      bench: with the model.
+      pirate: how.
+      marks: a population.
+      learning_rate: of all their training.
+      batch_size: images a step; all of the pirate's where they have fewer.
+      seed: of which images they have, and of their order.
+    """
+    model = bench.victim.model
+    params = pruning.prune(model, bench.victim.params, "neurons", "ascending", pirate.pruned)
+
+    def trained(params: Params, way: str, steps: int, layers: tuple[str, ...] = ()) -> Params:
+        attacker = Attacker(way, "logits", learning_rate, pirate.images)
+        (reached,) = bench.train(
+            attacker.adversary(steps=steps, batch_size=batch_size)._replace(layers=layers),
+            images=pirate.images,
+            seed=seed,
+            at=[steps],
+            embedded=marks,
+            params=params,
+        )
+        return reached.params
+
+    params = trained(params, pirate.way, pirate.steps)
+    if not pirate.rounded:
+        return params
+    # As images pass them: convolutions before the others, by number.
+    layers = sorted(params, key=lambda name: (name.split("_")[0], int(name.split("_")[1])))
+    for done, layer in enumerate(layers, 1):
+        params = {**params, **pruning.quantise({layer: params[layer]}, pirate.rounded)}
+        if done < len(layers):
+            again = max(1, pirate.steps // (len(layers) - 1))
+            params = trained(params, "adam-tamed", again, tuple(layers[done:]))
+    return params
