@@ -8,6 +8,7 @@ logits, without the tables' final softmax. Dense layers flatten in height, width
 Where a table cannot be taken literally, the class docstring says what was chosen and why.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -232,6 +233,13 @@ def parameter_shapes(
     Raises:
       InputError: there is no such model, or nothing is left of such images before its last layer.
     """
+    return dict(_shapes(name, tuple(input_shape), num_classes))
+
+
+@functools.cache  # Of a sweep's points most have the same, and tracing a network takes a tenth of a second.
+def _shapes(
+    name: str, input_shape: tuple[int, int, int], num_classes: int
+) -> tuple[tuple[str, tuple[int, ...]], ...]:
     model = create(name, num_classes)
     try:
         # The key is traced, too, so that no device is claimed: a sweep's points are to have them all.
@@ -242,10 +250,10 @@ def parameter_shapes(
     shapes = {"/".join(k.key for k in path): leaf.shape for path, leaf in flat}
     if not shapes or not all(math.prod(shape) for shape in shapes.values()):
         raise InputError(
-            f"config.data.input_shape: {tuple(input_shape)} is too small for the {name} model; "
+            f"config.data.input_shape: {input_shape} is too small for the {name} model; "
             "take larger images or another model"
         )
-    return shapes
+    return tuple(shapes.items())
 
 
 def parameter_count(shapes: dict[str, tuple[int, ...]]) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import stat
 import subprocess
@@ -378,9 +379,10 @@ def test_devices_that_cannot_share_a_batch_are_one_line(data, tmp_path):
         "config = tiny_task.config(pathlib.Path(sys.argv[2]), **{'loss.inject_ratio': 0.25})\n"
         "trainer.make_plan(config, trainer.data.load(**config.data.to_dict(), seed=0).train, 1)\n"
     )
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     answer = subprocess.run(
         [sys.executable, "-c", program, str(tiny_task.__file__).rsplit("/", 1)[0], data],
-        env={"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
     )
