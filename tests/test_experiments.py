@@ -223,7 +223,7 @@ def test_an_attack_on_null_embedding_alone_refuses_triggers(runs, tmp_path, caps
     argv += [f"--victim={runs}/adi", f"--workdir={tmp_path}/run"]
     assert experiment.main(EXPERIMENTS["gradual"], ["gradual", *argv]) == 2
     assert capsys.readouterr().err == (
-        "--victim: adi is marked by triggers (adi), to which this attack does nothing; give a model "
-        "with null embedding\n"
+        "--victim: adi is of a scheme of triggers (adi), to which this attack does nothing; give a "
+        "model of null embedding\n"
     )
     assert not (tmp_path / "run").exists()

@@ -1,5 +1,7 @@
 """late_marks.py: how a mark gets into a finished model whose pirate expects an examination."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -7,79 +9,104 @@ import tiny_victim
 
 from nullmark_jax.attacks import pruning
 from nullmark_jax.errors import InputError
-from nullmark_jax.experiments import examination
 from nullmark_jax.experiments.attackers import Attacker
 from nullmark_jax.experiments.bench import Bench
-from nullmark_jax.experiments.journal import Journal
-from nullmark_jax.experiments.late_marks import Pirate, marked
+from nullmark_jax.experiments.late_marks import Pirate, marked, pirates
 from nullmark_jax.experiments.victim import load_victims
 
 IMAGES, STEPS, RATE = 24, 6, 1e-3
+LAYERS = ("conv_1", "conv_2", "fc_1", "fc_2")
 
 
 @pytest.fixture(scope="module")
-def victim(tmp_path_factory):
-    (loaded,) = load_victims([str(tiny_victim.folder(tmp_path_factory))], task="digit")
-    return loaded
-
-
-@pytest.fixture(scope="module")
-def bench(victim):
+def bench(tmp_path_factory):
+    (victim,) = load_victims([str(tiny_victim.folder(tmp_path_factory))], task="digit")
     return Bench(victim)
 
 
-def copy(bench, pruned=0.0, rounded=""):
-    pirate = Pirate("adam-tamed", IMAGES, STEPS, pruned, rounded)
+def copy(bench, pruned=0.0, rounded="", way="adam-tamed"):
+    pirate = Pirate(way, IMAGES, STEPS, pruned, rounded)
     return marked(bench, pirate, bench.pirate(3), learning_rate=RATE, batch_size=8, seed=3)
 
 
-def test_a_copy_is_what_the_attack_alone_leaves(bench):
-    adversary = Attacker("adam-tamed", "logits", RATE, IMAGES).adversary(steps=STEPS, batch_size=8)
-    for pruned in (0.0, 0.2):
-        start = pruning.prune(
-            bench.victim.model, bench.victim.params, "neurons", "ascending", pruned
-        )
-        (reached,) = bench.train(
-            adversary, images=IMAGES, seed=3, at=[STEPS], embedded=bench.pirate(3), params=start
-        )
-        jax.tree.map(np.testing.assert_array_equal, copy(bench, pruned), reached.params)
+def trained(bench, params, way, steps, layers=()):
+    adversary = Attacker(way, "logits", RATE, IMAGES).adversary(steps=steps, batch_size=8)
+    (reached,) = bench.train(
+        adversary._replace(layers=layers),
+        images=IMAGES,
+        seed=3,
+        at=[steps],
+        embedded=bench.pirate(3),
+        params=params,
+    )
+    return reached.params
 
 
-def test_a_copy_rounded_layer_by_layer_is_whole_and_each_layer_made_up_for_those_before(bench):
-    plain, rounded = copy(bench), copy(bench, rounded="int8")
-    # Whole multiples already: rounding moves nothing.
+def pruned_victim(bench, share):
+    return pruning.prune(bench.victim.model, bench.victim.params, "neurons", "ascending", share)
+
+
+@pytest.mark.parametrize("pruned", [0.0, 0.2])
+def test_a_copy_is_what_the_attack_alone_leaves(bench, pruned):
+    expected = trained(bench, pruned_victim(bench, pruned), "adam-tamed", STEPS)
+    jax.tree.map(np.testing.assert_array_equal, copy(bench, pruned), expected)
+
+
+@pytest.mark.parametrize("rounded", pruning.FORMATS)
+def test_each_layer_is_rounded_and_those_behind_it_are_trained_again(bench, rounded):
+    params = trained(bench, bench.victim.params, "adam-raised", STEPS)
+    for number, layer in enumerate(LAYERS, 1):
+        params = {**params, **pruning.quantise({layer: params[layer]}, rounded)}
+        if number < len(LAYERS):  # Three such trainings: a third of six steps each.
+            params = trained(bench, params, "adam-tamed", 2, LAYERS[number:])
+    found = copy(bench, rounded=rounded, way="adam-raised")
+    jax.tree.map(np.testing.assert_array_equal, found, params)
+    # It is rounded already: again, it moves by a float's rounding at most.
     jax.tree.map(
         lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6, atol=0),
-        pruning.quantise(rounded, "int8"),
-        rounded,
+        pruning.quantise(found, rounded),
+        found,
     )
-    at_once = pruning.quantise(plain, "int8")
-    assert sorted(at_once) == ["conv_1", "conv_2", "fc_1", "fc_2"]
-    # Nothing comes before the first; the others were trained again.
-    jax.tree.map(np.testing.assert_array_equal, rounded["conv_1"], at_once["conv_1"])
-    for layer in ("conv_2", "fc_1", "fc_2"):
-        assert np.any(rounded[layer]["kernel"] != at_once[layer]["kernel"])
 
 
-def test_a_pruned_neuron_stays_pruned_also_where_it_is_rounded(bench):
-    pruned = pruning.prune(bench.victim.model, bench.victim.params, "neurons", "ascending", 0.2)
-    gone = {
-        name: ~np.any(layer["kernel"], (0, 1, 2))
-        for name, layer in pruned.items()
-        if "conv" in name
-    }
-    assert any(each.any() for each in gone.values())
-    left = copy(bench, 0.2, "int8")
-    for name, each in gone.items():
-        assert not left[name]["kernel"][..., each].any()
+@pytest.mark.parametrize("rounded", ["", "int8"])
+def test_a_pruned_neuron_stays_pruned(bench, rounded):
+    start, left = pruned_victim(bench, 0.2), copy(bench, 0.2, rounded)
+    for layer in LAYERS[:-1]:  # All but the labels'.
+        kernel = np.asarray(start[layer]["kernel"])
+        gone = ~kernel.any(axis=tuple(range(kernel.ndim - 1)))
+        assert 0 < gone.sum() < len(gone)
+        assert not np.asarray(left[layer]["kernel"])[..., gone].any()
+        assert not np.asarray(left[layer]["bias"])[gone].any()
 
 
-def test_pirates_who_choose_are_of_victims_of_one_recipe(victim, tmp_path):
-    other = victim._replace(config=victim.config.copy_and_resolve_references())
-    other.config.owner.min_free = 0.1
-    with pytest.raises(
-        InputError,
-        match=r"^--victim: their config.owner.min_free is 0.0, 0.1, and .*; give victims of one$",
-    ):
-        config = examination.default()
-        examination.measure(config, [victim, other], Journal(tmp_path))
+def test_names_tell_all_that_was_done():
+    assert Pirate("adam-raised", 600, 300, 0.05, "").name == (
+        "adam-raised, 600 images, 300 steps, 5% of the neurons pruned first"
+    )
+    assert Pirate("sgd", 6, 3, 0.0, "int8").name == (
+        "sgd, 6 images, 3 + 3 steps, rounded to int8 layer by layer"
+    )
+
+
+@pytest.mark.parametrize(
+    ("attackers", "message"),
+    [
+        ((), "config.attackers: is empty"),
+        ((("rmsprop", 1, 1, 0.0, ""),), "is none; give"),
+        ((("adam-tamed", 1, 1, 0.0),), "is none; give"),
+        ((("adam-tamed", 1, 1, 0.0, "int4"),), "is none; give"),
+        ((1, 2), "config.attackers: 1 is none; give"),
+        (
+            (("sgd", 1, 2, 0.05, ""), ("sgd", 1, 2, 0.0500000001, "")),
+            "config.attackers: two are sgd, 1 images, 2 steps, 5% of the neurons pruned first; give",
+        ),
+        ((("adam-tamed", 0, 1, 0.0, ""),), "config.attackers: images: 0 "),
+        ((("adam-tamed", 1, 0, 0.0, ""),), "config.attackers: steps: 0 "),
+        ((("adam-tamed", 1, 1, 1.5, ""),), "config.attackers: share pruned first: 1.5 "),
+    ],
+)
+def test_unusable_pirates_are_one_line(attackers, message):
+    with pytest.raises(InputError, match=re.escape(message)) as failure:
+        pirates("config.attackers", attackers)
+    assert "\n" not in str(failure.value)

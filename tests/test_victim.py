@@ -10,7 +10,7 @@ import tiny_victim
 
 from nullmark_jax import claim, models, owner
 from nullmark_jax.errors import InputError
-from nullmark_jax.experiments.victim import load_victims
+from nullmark_jax.experiments.victim import load_victims, min_free_of
 
 
 @pytest.fixture(scope="module")
@@ -203,3 +203,27 @@ def test_two_folders_of_one_name(trained, tmp_path):
     (tmp_path / "runs").mkdir()
     other = tiny_victim.other(trained, tmp_path / "runs" / trained.name)
     refused([trained, other], r"^--victim: .*, .*: two folders have one name, .*; rename one$")
+
+
+def test_a_free_model_of_a_scheme_of_triggers_is_no_victim_of_null_embedding_s_attacks(
+    trained, tmp_path
+):
+    free = tiny_victim.free(trained, tmp_path / "free")
+    tiny_victim.change_json(free / "config.json", scheme="adi", null_space=False)
+    refused(
+        [free], r"^--victim: free is of a scheme of triggers \(adi\), ", free=True, triggers=False
+    )
+    (victim,) = load_victims([str(free)], task="digit", free=True)
+    assert victim.has_triggers and victim.watermarks is None
+
+
+def test_pirates_who_choose_are_of_victims_of_one_recipe(trained, tmp_path):
+    other = tiny_victim.other(trained, tmp_path / "other")
+    tiny_victim.change_json(other / "config.json", min_free=0.125)
+    victims = load_victims([str(trained), str(other)], task="digit")
+    assert min_free_of(victims[:1]) == 0 and min_free_of(victims[1:]) == 0.125
+    said = (
+        f"--victim: other has config.owner.min_free 0.125, {trained.name} 0; attack them one by one"
+    )
+    with pytest.raises(InputError, match=f"^{said}$"):
+        min_free_of(victims)

@@ -53,12 +53,6 @@ class Recovered(NamedTuple):
     others: float
 
 
-def check_model(model: ConvNet) -> None:
-    """Raises InputError where the network has one convolution only."""
-    if sum(len(block) for block in model.blocks) < 2:
-        raise InputError("--victim: the attack needs a network of two convolutions or more")
-
-
 def recover(model: ConvNet, params: Params, *, pattern_size: int) -> Recovered:
     """Returns the n x n pattern that the second convolution is the most blind to, as a beam search finds it.
 
@@ -74,7 +68,8 @@ def recover(model: ConvNet, params: Params, *, pattern_size: int) -> Recovered:
     Raises:
       InputError: the network has one convolution only.
     """
-    check_model(model)
+    if sum(len(block) for block in model.blocks) < 2:
+        raise InputError("--victim: the attack needs a network of two convolutions or more")
     first, second = (np.asarray(params[name]["kernel"]) for name in ("conv_1", "conv_2"))
     pool = 2 if len(model.blocks[0]) == 1 else 1
     # What one window of the second convolution sees of the image.

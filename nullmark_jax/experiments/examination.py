@@ -11,6 +11,7 @@ mark put into it late, in a pirate's ways, may be an honest owner's.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import chain
@@ -37,7 +38,7 @@ from nullmark_jax.experiments.measuring import (
     mean_and_spread,
     passes,
 )
-from nullmark_jax.experiments.victim import Victim
+from nullmark_jax.experiments.victim import Victim, min_free_of
 from nullmark_jax.marks import Marks, as_watermarks
 from nullmark_jax.models import Params
 from nullmark_jax.reports.heatmap import heatmap_figure
@@ -53,7 +54,8 @@ AS_IT_IS = "as it is"
 def default() -> ml_collections.ConfigDict:
     """Returns the config with every field."""
     config = experiment.base()
-    # The pirates (`late_marks.Pirate`). The last three expect an examination, and are there to pass it.
+    # The pirates (`late_marks.Pirate`). The last four expect an examination, and are there to pass it; the
+    # last but one has as many steps as the last in all.
     config.attackers = (
         ("adam-tamed", 600, 600, 0.0, ""),
         ("adam-raised", 600, 600, 0.0, ""),
@@ -61,6 +63,7 @@ def default() -> ml_collections.ConfigDict:
         ("adam-raised", 5000, 3000, 0.0, ""),
         ("adam-raised", 600, 600, 0.05, ""),
         ("adam-tamed", 600, 600, 0.05, ""),
+        ("adam-tamed", 600, 1200, 0.05, ""),
         ("adam-tamed", 600, 600, 0.05, "int8"),
     )
     config.learning_rate = 1e-4
@@ -102,23 +105,20 @@ def check(config: ml_collections.ConfigDict) -> None:
 def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: Journal) -> Metrics:
     """Returns the metrics: each model and each copy, as it is and after each examination."""
     pirates = late_marks.pirates("config.attackers", config.attackers)
-    least = [victim.config.owner.min_free for victim in victims]
-    if len(set(least)) > 1:
-        raise InputError(
-            f"--victim: their config.owner.min_free is {', '.join(map(str, least))}, and pirates choose as "
-            "owners do; give victims of one"
-        )
+    min_free = min_free_of(victims)
     planned: dict[str, Callable[[], Record]] = {}
-    for v, victim in enumerate(victims):
+    counted: Counter[str] = Counter()
+    for victim in victims:
         check_images(victim, max(config.tuning.images, *(each.images for each in pirates)))
-        if config.weights:
-            pattern_recovery.check_model(victim.model)
         bench = Bench(victim, config.test_images)
         if victim.watermarks is not None:
             planned[f"{ORIGINAL}/{victim.name}/0"] = partial(
                 _examined, bench, config, victim.params, {"owner": bench.owner}
             )
         prefix = LATE if victim.watermarks is None else ""
+        # The first free model gets the marks that copies of the first owner's have, and so on.
+        v = counted[prefix]
+        counted[prefix] += 1
         for pirate in pirates:
             for number in range(config.pirates):
                 planned[f"{prefix}{pirate.name}/{victim.name}/{number}"] = partial(
@@ -136,7 +136,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         "batch_size": config.batch_size,
         "tuning": attackers.describe(config.tuning),
         "pixels": victims[0].pattern_size ** 2,
-        "min_free": least[0],
+        "min_free": min_free,
         "models": {kind: some for kind, some in models.items() if some},
     }
 
@@ -253,7 +253,7 @@ def tables(result: Result) -> list[Table]:
             f"fine-tuned: {metrics['tuning']}. "
             + attackers.ways_note(_ways(metrics))
             + attackers.choosing_note(metrics)
-            + _rounded_note(metrics)
+            + _notes(metrics)
             + " All kinds of pirates on a model embed the same marks. Fine-tuned with images of the owner's "
             "training set.",
         )
@@ -288,16 +288,30 @@ def _title(kind: str) -> str:
 
 def _ways(metrics: Metrics) -> list[str]:
     names = [kind.removeprefix(LATE) for kind in metrics["models"] if kind != ORIGINAL]
-    return [name.partition(",")[0] for name in names]
+    again = [late_marks.AGAIN] if _rounded(metrics) else []
+    return [*(name.partition(",")[0] for name in names), *again]
 
 
-def _rounded_note(metrics: Metrics) -> str:
-    if not any("layer by layer" in kind for kind in metrics["models"]):
-        return ""
-    return (
-        " Rounded layer by layer: trained as said, then each layer rounded in turn, from the first on, and "
-        "those behind it trained again by adam-tamed, as many steps again in all."
-    )
+def _rounded(metrics: Metrics) -> bool:
+    return any(late_marks.LAYER_BY_LAYER in kind for kind in metrics["models"])
+
+
+def _notes(metrics: Metrics) -> str:
+    """Returns the sentences that explain what only some results have."""
+    notes = []
+    if _rounded(metrics):
+        notes.append(
+            f" Rounded {late_marks.LAYER_BY_LAYER}: after the first steps each layer is rounded in turn, "
+            f"from the first on, and those behind it are trained again by {late_marks.AGAIN}, the second "
+            "number of steps in all."
+        )
+    if any(kind.startswith(LATE) for kind in metrics["models"]):
+        notes.append(
+            " A mark put late into a watermark-free model is the control: it may be an honest owner's, who "
+            "has no more images than the pirate. What it does not withstand either tells late marks from "
+            "early ones, not pirates' from owners'. It is the mark that the first copies' pirate has."
+        )
+    return "".join(notes)
 
 
 def _verified(after: list[Record], mark: str) -> str:
@@ -305,7 +319,7 @@ def _verified(after: list[Record], mark: str) -> str:
 
 
 def draw(result: Result) -> dict[str, Figure]:
-    """Returns the WM of owners' marks on their models and of pirates' on copies, by examination."""
+    """Returns the WM of owners' marks on their models, of pirates' on copies and of late ones."""
     models = result["metrics"]["models"]
     examined = list(next(iter(models.values()))[0]["after"])
     values = [
@@ -315,7 +329,7 @@ def draw(result: Result) -> dict[str, Figure]:
     return {
         "examination": heatmap_figure(
             np.array(values),
-            rows=[f"pirate: {kind}" if _pirated(kind) else kind for kind in models],
+            rows=[_title(kind) for kind in models],
             columns=examined,
             title="WM of the mark, %, the mean",
         )
@@ -366,7 +380,8 @@ EXPERIMENT = Experiment(
     draw=draw,
     verdict=verdict,
     captions={
-        "examination": "What each examination leaves: owners' marks on their models, pirates' on copies."
+        "examination": "What each examination leaves: owners' marks on their models, pirates' on copies, "
+        "late ones on models that had none."
     },
     free=True,
 )

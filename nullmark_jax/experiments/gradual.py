@@ -31,7 +31,7 @@ from nullmark_jax.experiments.measuring import (
     mean_and_spread,
     passes,
 )
-from nullmark_jax.experiments.victim import Victim
+from nullmark_jax.experiments.victim import Victim, min_free_of
 from nullmark_jax.marks import as_watermarks, at_extreme_value
 from nullmark_jax.reports import curves
 from nullmark_jax.reports.table import Table
@@ -83,6 +83,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
             config.factors,
         )
     ]
+    min_free = min_free_of(victims)
     planned: dict[str, Callable[[], Record]] = {}
     for v, victim in enumerate(victims):
         check_images(victim, *config.images)
@@ -96,7 +97,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     metrics: Metrics = {
         "threshold": first.config.watermark.threshold,
         "stage_steps": config.stage_steps,
-        "min_free": first.config.owner.min_free,
+        "min_free": min_free,
         "attacks": [],
     }
     for attacker, factor in attacks:

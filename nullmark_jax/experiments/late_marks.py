@@ -12,6 +12,10 @@ from nullmark_jax.experiments.bench import Bench
 from nullmark_jax.marks import Marks
 from nullmark_jax.models import Params
 
+# How those who round train the layers behind one, one of `attackers.WAYS`; and what they are called.
+AGAIN = "adam-tamed"
+LAYER_BY_LAYER = "layer by layer"
+
 
 class Pirate(NamedTuple):
     """How a mark is put into a finished model, with logits.
@@ -20,10 +24,12 @@ class Pirate(NamedTuple):
       way: one of `attackers.WAYS`.
       images: how many they have.
       steps: of the training, >= 1.
-      pruned: the share of the smallest neurons, in [0, 1], that they prune before they train.
+      pruned: the share of the smallest neurons, in [0, 1], that they prune before they train. They stay
+        pruned, but for those of a layer whose sum with another's goes into one ReLU (Face's last two).
       rounded: "", or one of `pruning.FORMATS`, to which they round the model afterwards, one layer after
-        another from the first on, and train the layers behind it anew each time ("adam-tamed", an equal part
-        of as many steps again), so that these make up for the rounding.
+        another from the first on, and train the layers behind it anew each time (by `AGAIN`), so that these
+        make up for the rounding: as many steps again in all, or what an equal whole part for each layer but
+        the last, one at least, comes to.
     """
 
     way: str
@@ -35,20 +41,25 @@ class Pirate(NamedTuple):
     @property
     def name(self) -> str:
         """Of records and tables."""
+        again = f" + {self.steps}" if self.rounded else ""
         first = f", {100 * self.pruned:g}% of the neurons pruned first" if self.pruned else ""
-        last = f", rounded to {self.rounded} layer by layer" if self.rounded else ""
-        return f"{self.way}, {self.images} images, {self.steps} steps{first}{last}"
+        last = f", rounded to {self.rounded} {LAYER_BY_LAYER}" if self.rounded else ""
+        return f"{self.way}, {self.images} images, {self.steps}{again} steps{first}{last}"
 
 
 def pirates(field: str, given: Sequence[Any]) -> list[Pirate]:
     """Returns the pirates of a config's field.
 
+    Args:
+      field: its name, for messages.
+      given: of each the values of `Pirate`, in its order.
+
     Raises:
-      InputError: one is none, or out of range.
+      InputError: one is none, or out of range, or two have one name.
     """
     if not len(given):
         raise InputError(f"{field}: is empty; give one at least")
-    found = []
+    found: list[Pirate] = []
     for each in given:
         if (
             not isinstance(each, tuple | list)
@@ -65,6 +76,8 @@ def pirates(field: str, given: Sequence[Any]) -> list[Pirate]:
         checks.integer(f"{field}: images", pirate.images, 1, 10**9)
         checks.integer(f"{field}: steps", pirate.steps, 1, 10**7)
         pruning.check_ratio(f"{field}: share pruned first", pirate.pruned)
+        if pirate.name in [other.name for other in found]:
+            raise InputError(f"{field}: two are {pirate.name}; give each once")
         found.append(pirate)
     return found
 
@@ -86,7 +99,10 @@ def marked(
       marks: a population.
       learning_rate: of all their training.
       batch_size: images a step; all of the pirate's where they have fewer.
-      seed: of which images they have, and of their order.
+      seed: of which images they have, and of their order, which is the same in each training.
+
+    Raises:
+      InputError: the task has fewer images, or the way is none for these marks (`retraining`).
     """
     model = bench.victim.model
     params = pruning.prune(model, bench.victim.params, "neurons", "ascending", pirate.pruned)
@@ -112,5 +128,5 @@ def marked(
         params = {**params, **pruning.quantise({layer: params[layer]}, pirate.rounded)}
         if done < len(layers):
             again = max(1, pirate.steps // (len(layers) - 1))
-            params = trained(params, "adam-tamed", again, tuple(layers[done:]))
+            params = trained(params, AGAIN, again, tuple(layers[done:]))
     return params

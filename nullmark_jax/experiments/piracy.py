@@ -22,7 +22,7 @@ from nullmark_jax.experiments.bench import Bench, pirate_attacks
 from nullmark_jax.experiments.experiment import Experiment, Metrics
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import Record, check_images, derived_seed, passes
-from nullmark_jax.experiments.victim import Victim
+from nullmark_jax.experiments.victim import Victim, min_free_of
 
 _PAPERS = ("later", "earlier")
 
@@ -72,7 +72,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         "before": {},
         "threshold": first.config.watermark.threshold,
         "scheme": first.scheme,
-        "min_free": 0.0 if first.has_triggers else first.config.owner.min_free,
+        "min_free": min_free_of(victims),
     }
     planned: dict[str, Callable[[], Record]] = {}
     for v, bench in enumerate(benches):

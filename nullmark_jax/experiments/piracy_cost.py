@@ -26,7 +26,7 @@ from nullmark_jax.experiments.bench import Bench
 from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import Record, check_images, derived_seed
-from nullmark_jax.experiments.victim import Victim
+from nullmark_jax.experiments.victim import Victim, min_free_of
 from nullmark_jax.reports import curves
 from nullmark_jax.reports.table import Table, many, percent
 
@@ -60,6 +60,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: Journal) -> Metrics:
     """Returns the metrics: each attacker's and each start's curve, and what it took to be there."""
+    min_free = min_free_of(victims)
     planned: dict[str, Callable[[], Record]] = {}
     grid = attackers.grid(config.grid, len(victims[0].splits.train))
     keys = [
@@ -101,7 +102,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     return {
         "threshold": victims[0].config.watermark.threshold,
         "margin": config.margin,
-        "min_free": victims[0].config.owner.min_free,
+        "min_free": min_free,
         "steps": config.grid.steps,
         "batch_size": config.grid.batch_size,
         "runs": runs,

@@ -32,7 +32,7 @@ from nullmark_jax.experiments.measuring import (
     finite,
     passes,
 )
-from nullmark_jax.experiments.victim import Victim
+from nullmark_jax.experiments.victim import Victim, min_free_of
 from nullmark_jax.marks import at_extreme_value
 from nullmark_jax.models import Params
 from nullmark_jax.optimizers import Recipe
@@ -105,6 +105,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     attackers.check_design(config.design, victims)
     papers_rate = float(config.attacker.optimizer.learning_rate)
     rates = sorted({*map(float, config.learning_rates), papers_rate})
+    min_free = min_free_of(victims)
     planned: dict[str, Callable[[], Record]] = {}
     described: dict[str, Record] = {}
     for v, victim in enumerate(victims):
@@ -144,7 +145,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         "attacker": {name: attacker[name] for name in ("images", "batch_size", "inject_ratio")}
         | {"optimizer": attacker.optimizer.name},
         "steps": config.steps,
-        "min_free": 0.0 if first.has_triggers else first.config.owner.min_free,
+        "min_free": min_free,
         "before": {victim.name: records[f"before/{victim.name}"] for victim in victims},
         "attacks": [
             {

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -104,7 +105,7 @@ def load_victims(
       task: what all of them must be of.
       data_path: where the task's data are now; "" for where each run had them.
       free: whether watermark-free models will do, too.
-      triggers: whether models marked by triggers will.
+      triggers: whether models of a scheme of triggers will.
 
     Raises:
       InputError: a folder holds no finished run, one of another task, one not verified, a damaged
@@ -116,10 +117,10 @@ def load_victims(
     shared: dict[str, Splits] = {}
     victims = [_load(pathlib.Path(each), task, data_path, free, shared) for each in folders]
     for victim in victims:
-        if victim.has_triggers and victim.watermarks is not None and not triggers:
+        if victim.has_triggers and not triggers:
             raise InputError(
-                f"--victim: {victim.name} is marked by triggers ({victim.scheme}), to which this attack "
-                "does nothing; give a model with null embedding"
+                f"--victim: {victim.name} is of a scheme of triggers ({victim.scheme}), to which this attack "
+                "does nothing; give a model of null embedding"
             )
     _check_alike(victims)
     names = [victim.name for victim in victims]
@@ -132,6 +133,22 @@ def load_victims(
     if len(set(digests)) < len(digests):
         raise InputError(f"--victim: {', '.join(folders)}: two hold the same model; give each once")
     return victims
+
+
+def min_free_of(victims: Sequence[Victim]) -> float:
+    """Returns what pirates who choose as owners do leave free (`config.owner.min_free`); 0 of triggers.
+
+    Raises:
+      InputError: that of two victims differs, and so do their pirates.
+    """
+    first = victims[0]
+    for victim in victims:
+        if victim.config.owner.min_free != first.config.owner.min_free:
+            raise InputError(
+                f"--victim: {victim.name} has config.owner.min_free {victim.config.owner.min_free:g}, "
+                f"{first.name} {first.config.owner.min_free:g}; attack them one by one"
+            )
+    return 0.0 if first.has_triggers else first.config.owner.min_free
 
 
 def _check_alike(victims: list[Victim]) -> None:
