@@ -16,23 +16,26 @@ CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 
 
 def set_cpu_flags(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Adds `--xla_cpu_experimental_ynn_fusion_type=` (empty: off) to XLA_FLAGS, as `add` does.
-
-    Must run before the first use of jax.
-    """
+    """Adds `--xla_cpu_experimental_ynn_fusion_type=` (empty: off) to XLA_FLAGS, as `add` does."""
     add(CPU_FLAG, "", environ)
 
 
 def add(flag: str, value: str, environ: MutableMapping[str, str] = os.environ) -> None:
-    """Adds `flag=value` to XLA_FLAGS if jaxlib knows the flag; it begins with two dashes.
+    """Adds `flag=value` to XLA_FLAGS if jaxlib knows the flag. Must run before the first use of jax.
 
     The user's own flags stay as they are; where they name this flag, or XLA_FLAGS names a file of
     flags, nothing is changed.
+
+    Args:
+      flag: its whole name, two dashes in front.
+      value: "" for none.
+      environ: that XLA_FLAGS is of.
     """
     flags = environ.get("XLA_FLAGS", "")
     if flags.strip() and not flags.lstrip().startswith("-"):
         return  # XLA reads a value without a leading dash as a file's name.
-    if flag not in flags and jaxlib_knows(flag.removeprefix("--")):
+    named = [each.partition("=")[0] for each in flags.split()]
+    if flag not in named and jaxlib_knows(flag.removeprefix("--")):
         environ["XLA_FLAGS"] = f"{flags} {flag}={value}".strip()
 
 

@@ -12,9 +12,10 @@ from nullmark_jax import files
 from nullmark_jax.attacks import pruning
 from nullmark_jax.attacks.retraining import Adversary
 from nullmark_jax.errors import InputError
-from nullmark_jax.experiments import experiment
+from nullmark_jax.experiments import examination, experiment
 from nullmark_jax.experiments.bench import Bench
 from nullmark_jax.experiments.catalogue import EXPERIMENTS
+from nullmark_jax.experiments.late_marks import Pirate
 from nullmark_jax.experiments.victim import load_victims
 from nullmark_jax.main import main
 from nullmark_jax.optimizers import Recipe
@@ -84,6 +85,19 @@ def test_an_experiment_writes_its_folder(done, name):
     for finding in EXPERIMENTS[name].verdict(result):
         assert finding.text.endswith(".") and finding.agrees in (True, False, None)
         assert type(finding.agrees) in (bool, type(None))
+
+
+def test_a_watermark_free_model_is_examined_with_a_late_mark_of_the_first_copy_s(done):
+    _, result = done("examination")
+    models = result["metrics"]["models"]
+    pirate = Pirate("adam-tamed", 129, 30, 0.02, "int8").name
+    assert list(models) == [examination.ORIGINAL, pirate, f"{examination.LATE}{pirate}"]
+    names = [[each["name"] for each in some] for some in models.values()]
+    assert names == [["marked"], ["marked"], ["free"]]
+    marks = [list(some[0]["after"]["int8 weights"]["verified"]) for some in models.values()]
+    assert marks == [["owner"], ["owner", "pirate"], ["pirate"]]
+    copy, late = models[pirate][0], models[f"{examination.LATE}{pirate}"][0]
+    assert copy["seed"] == late["seed"]
 
 
 # Those that keep something beside their journal's records; of the journal itself: test_experiment.py.

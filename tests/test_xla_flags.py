@@ -100,8 +100,11 @@ def test_setting_twice_sets_once():
 
 
 def test_a_flag_is_added_with_its_value_behind_those_there():
-    environ = {"XLA_FLAGS": "--xla_a=1"}
-    add("--xla_force_host_platform_device_count", "2", environ)
-    assert environ == {"XLA_FLAGS": "--xla_a=1 --xla_force_host_platform_device_count=2"}
+    # Not theirs, whose name only begins alike.
+    flag = "--xla_force_host_platform_device_count"
+    environ = {"XLA_FLAGS": f"{flag}s=1"}
+    add(flag, "2", environ)
+    assert environ == {"XLA_FLAGS": f"{flag}s=1 {flag}=2"}
+    add(flag, "3", environ)
     add("--xla_cpu_no_jaxlib_ever_had_this", "2", environ)
-    assert environ == {"XLA_FLAGS": "--xla_a=1 --xla_force_host_platform_device_count=2"}
+    assert environ == {"XLA_FLAGS": f"{flag}s=1 {flag}=2"}

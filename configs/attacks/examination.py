@@ -1,7 +1,9 @@
 """Examination: does what an authority does to a pirate's copy tell the pirate's mark from the owner's?
 
+A watermark-free model, where one is given, is the control: marked late, as an honest owner's may be.
+
     python -m nullmark_jax.experiments.examination --config=configs/attacks/examination.py:digit \\
-        --victim=runs/digit --workdir=runs/examination-digit
+        --victim=runs/digit --victim=runs/digit-free --workdir=runs/examination-digit
 """
 
 import ml_collections
