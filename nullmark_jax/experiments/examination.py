@@ -329,7 +329,7 @@ def draw(result: Result) -> dict[str, Figure]:
     return {
         "examination": heatmap_figure(
             np.array(values),
-            rows=[_title(kind) for kind in models],
+            rows=[f"copy by {kind}" if _pirated(kind) else kind for kind in models],
             columns=examined,
             title="WM of the mark, %, the mean",
         )
@@ -381,7 +381,7 @@ EXPERIMENT = Experiment(
     verdict=verdict,
     captions={
         "examination": "What each examination leaves: owners' marks on their models, pirates' on copies, "
-        "late ones on models that had none."
+        "and (late) marks put in the same ways into watermark-free models."
     },
     free=True,
 )

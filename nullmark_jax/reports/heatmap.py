@@ -24,7 +24,10 @@ def heatmap_figure(
       columns: likewise.
       title: of the figure.
     """
-    figure = Figure(figsize=(2.6 + 1.1 * len(columns), 1.4 + 0.62 * len(rows)), dpi=DPI)
+    # A row has room for three lines; words are not cut.
+    width = max(26, max(map(len, rows)) // 3 + 8)
+    size = (0.1 * width + 1.1 * len(columns), 1.4 + 0.62 * len(rows))
+    figure = Figure(figsize=size, dpi=DPI)
     axes = figure.subplots()
     axes.imshow(values, cmap="cividis", vmin=0.0, vmax=1.0, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
@@ -37,7 +40,7 @@ def heatmap_figure(
             color="black" if value > 0.5 else "white",
         )
     axes.set_xticks(range(len(columns)), [textwrap.fill(each, 12) for each in columns])
-    axes.set_yticks(range(len(rows)), [textwrap.fill(each, 26) for each in rows])
+    axes.set_yticks(range(len(rows)), [textwrap.fill(each, width) for each in rows])
     axes.xaxis.tick_top()
     axes.tick_params(length=0, labelsize="small")
     axes.set_title(title)
