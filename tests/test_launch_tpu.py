@@ -440,8 +440,10 @@ def wait_for(path):
 def test_a_lost_connection_finds_its_training_again(worker):
     first = start(worker, "run", worker / "train")
     wait_for(worker / "src" / "began")
-    first.send_signal(signal.SIGKILL)
-    ended(first)
+    first.kill()
+    # Not until its output ends: where it came so far, its tail follows the training and goes on without it.
+    first.wait(timeout=20)
+    first.stdout.close()
     second = start(worker, "run", worker / "train")
     prepared = start(worker, "prepare", "runs/x")
     assert prepared.communicate(timeout=20)[0] == "a training is at work here: it goes on\n"
