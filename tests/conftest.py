@@ -17,7 +17,7 @@ import jax
 from nullmark_jax import xla_flags
 
 # Tests compile more than they compute: without its newer way to emit loops the fast suite takes 349 CPU
-# seconds, not 512. What users' programs are compiled with, test_the_quickstart_as_it_is alone sees.
+# seconds, not 512. What users' programs are compiled with, test_the_quickstart_as_it_is sees.
 xla_flags.add("--xla_cpu_use_fusion_emitters", "false")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
