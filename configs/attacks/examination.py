@@ -10,14 +10,13 @@ import ml_collections
 
 from nullmark_jax.experiments import examination
 from nullmark_jax.experiments.attackers import choose_task, set_paper_attacker
+from nullmark_jax.experiments.late_marks import Pirate
 
 
 def _of_at_most(config: ml_collections.ConfigDict, most: int) -> tuple[tuple, ...]:
     """Returns the pirates, with no more images than so many."""
-    return tuple(
-        (way, min(images, most), steps, pruned, rounded)
-        for way, images, steps, pruned, rounded in config.attackers
-    )
+    pirates = [Pirate(*each) for each in config.attackers]
+    return tuple(tuple(each._replace(images=min(each.images, most))) for each in pirates)
 
 
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:

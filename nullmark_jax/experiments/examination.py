@@ -14,7 +14,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import chain
 
 import ml_collections
 import numpy as np
@@ -217,7 +216,6 @@ def tables(result: Result) -> list[Table]:
     rows, read = [], []
     for kind, models in metrics["models"].items():
         title = _title(kind)
-        marks = models[0]["after"][AS_IT_IS]["verified"]
         for name in models[0]["after"]:
             after = [each["after"][name] for each in models]
             rows.append(
@@ -225,12 +223,8 @@ def tables(result: Result) -> list[Table]:
                     title,
                     name,
                     mean_and_spread(after, "normal_accuracy"),
-                    *chain.from_iterable(
-                        (mean_and_spread(after, mark, "null"), _verified(after, mark))
-                        if mark in marks
-                        else ("", "")
-                        for mark in ("owner", "pirate")
-                    ),
+                    *_left(after, "owner"),
+                    *_left(after, "pirate"),
                 ]
             )
         for mark in models[0].get("read", ()):
@@ -314,8 +308,12 @@ def _notes(metrics: Metrics) -> str:
     return "".join(notes)
 
 
-def _verified(after: list[Record], mark: str) -> str:
-    return f"{sum(each['verified'][mark] for each in after)} of {len(after)}"
+def _left(after: list[Record], mark: str) -> tuple[str, str]:
+    """Returns a mark's null and in how many models it verifies; nothing where they have none such."""
+    if mark not in after[0]["verified"]:
+        return "", ""
+    verified = sum(each["verified"][mark] for each in after)
+    return mean_and_spread(after, mark, "null"), f"{verified} of {len(after)}"
 
 
 def draw(result: Result) -> dict[str, Figure]:

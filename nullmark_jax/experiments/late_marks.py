@@ -122,8 +122,7 @@ def marked(
     params = trained(params, pirate.way, pirate.steps)
     if not pirate.rounded:
         return params
-    # As images pass them: convolutions before the others, by number.
-    layers = sorted(params, key=lambda name: (name.split("_")[0], int(name.split("_")[1])))
+    layers = sorted(params)  # As images pass them: conv_1, ..., fc_1, ...
     for done, layer in enumerate(layers, 1):
         params = {**params, **pruning.quantise({layer: params[layer]}, pirate.rounded)}
         if done < len(layers):
