@@ -1,12 +1,12 @@
-"""examination.py: what it says of numbers; that it runs is test_experiments.py's."""
+"""examination.py: its pirates, and what its tables say of numbers; that it runs is test_experiments.py's."""
 
 import numpy as np
 import pytest
 
 from nullmark_jax.attacks.pattern_recovery import right_pixels
 from nullmark_jax.errors import InputError
-from nullmark_jax.experiments import examination
-from nullmark_jax.experiments.examination import AS_IT_IS, LATE, ORIGINAL
+from nullmark_jax.experiments import examination, examination_tables
+from nullmark_jax.experiments.examination_tables import AS_IT_IS, LATE, ORIGINAL
 from nullmark_jax.experiments.late_marks import Pirate
 
 BLOCK = np.array([[1, -1], [-1, 1]], np.int8)
@@ -69,42 +69,57 @@ METRICS = {
 
 
 def test_of_marks_that_verify_those_are_counted_that_withstand():
-    owners, pirates = examination.verdict({"metrics": METRICS})
+    owners, pirates = examination_tables.verdict({"metrics": METRICS})
     assert not any(each.claimed or each.agrees is not None for each in (owners, pirates))
     assert owners.text == (
         "Owners' marks on their own models: 2 of 2 models verify, and of these after an examination, int8 "
-        "weights: 1; the weights give away the whole pattern in 1."
+        "weights: 1; all of them, one at a time: 1; the weights give away the whole pattern in 1."
     )
     assert pirates.text == (
-        f"Pirates by {PIRATES}: 2 of 3 models verify, and of these after an examination, int8 weights: 1; "
-        "the weights give away the whole pattern in 1."
+        "Pirates' marks on copies, made in 1 way: 2 of 3 models verify, and of these after an examination, "
+        "int8 weights: 1; all of them, one at a time: 1; the weights give away the whole pattern in 1."
+    )
+
+
+def test_pirates_of_several_kinds_are_counted_together_and_who_withstands_all_is():
+    def two(first, second):
+        one = model((1, 1), (1, first), read={})
+        one["after"]["pruned"] = after(1, second)
+        return {"after": one["after"]}
+
+    models = {"a, x": [two(1, 0), two(1, 1)], "b, x": [two(0, 1)]}
+    (pirates,) = examination_tables.verdict({"metrics": METRICS | {"models": models}})
+    assert pirates.text == (
+        "Pirates' marks on copies, made in 2 ways: 3 of 3 models verify, and of these after an examination, "
+        "int8 weights: 2, pruned: 2; all of them, one at a time: 1."
     )
 
 
 def test_where_no_pirate_got_in_nothing_is_said_of_examinations():
     models = {**METRICS["models"], PIRATES: METRICS["models"][PIRATES][2:]}
-    _, pirates = examination.verdict({"metrics": METRICS | {"models": models}})
+    _, pirates = examination_tables.verdict({"metrics": METRICS | {"models": models}})
     assert pirates.text.endswith(": 0 of 1 model verify.")
 
 
 def test_the_tables_have_each_mark_on_each_kind_of_model():
-    left, read = examination.tables({"metrics": METRICS})
-    assert [row[:2] for row in left.rows] == [
-        [ORIGINAL, AS_IT_IS],
-        [ORIGINAL, "int8 weights"],
-        [f"copy by {PIRATES}", AS_IT_IS],
-        [f"copy by {PIRATES}", "int8 weights"],
+    left, owners, read = examination_tables.tables({"metrics": METRICS})
+    copy = f"copy by {PIRATES}"
+    assert list(left.header[4:]) == list(owners.header[1:]) == [AS_IT_IS, "int8 weights"]
+    assert left.rows == [
+        [ORIGINAL, "2", "90.00", "90.00", "90.00; 2", "45.00 (0.00 to 90.00); 1"],
+        [copy, "3", "90.00", "90.00", "60.00 (0.00 to 90.00); 2", "30.00 (0.00 to 90.00); 1"],
     ]
-    assert [row[4] for row in left.rows] == ["2 of 2", "1 of 2", "2 of 3", "2 of 3"]
-    assert [row[6] for row in left.rows] == ["", "", "2 of 3", "1 of 3"]
-    assert read.rows[0] == [ORIGINAL, "owner", "20 to 36", "1 of 2"]
-    assert read.rows[2] == [f"copy by {PIRATES}", "pirate", "35 to 36", "2 of 3"]
+    assert owners.rows == [[copy, *2 * ["60.00 (0.00 to 90.00); 2"]]]
+    assert read.rows == [
+        [ORIGINAL, "20 to 36; 1 of 2", ""],
+        [copy, "18 to 19; 0 of 3", "35 to 36; 2 of 3"],
+    ]
     assert "adam-null-space: tamed" in left.note
     assert "layer by layer" not in left.note and "control" not in left.note
 
 
 def test_the_figure_has_the_mean_of_each_mark_after_each_examination():
-    (axes,) = examination.draw({"metrics": METRICS})["examination"].axes
+    (axes,) = examination_tables.draw({"metrics": METRICS})["examination"].axes
     # WM is 0.9 where a mark verifies, else 0.
     assert [each.get_text() for each in axes.texts] == ["90.0", "45.0", "60.0", "30.0"]
     assert [each.get_text() for each in axes.get_xticklabels()] == [AS_IT_IS, "int8 weights"]
@@ -115,9 +130,9 @@ def test_where_the_weights_were_not_read_nothing_is_said_of_them():
         kind: [{"after": each["after"]} for each in some]
         for kind, some in METRICS["models"].items()
     }
-    assert len(examination.tables({"metrics": METRICS | {"models": models}})) == 1
-    for finding in examination.verdict({"metrics": METRICS | {"models": models}}):
-        assert "weights give" not in finding.text and "int8 weights: 1." in finding.text
+    assert len(examination_tables.tables({"metrics": METRICS | {"models": models}})) == 2
+    for finding in examination_tables.verdict({"metrics": METRICS | {"models": models}}):
+        assert "weights give" not in finding.text and "int8 weights: 1; all" in finding.text
 
 
 def test_a_late_mark_stands_beside_nobody_s():
@@ -138,20 +153,21 @@ def test_a_late_mark_stands_beside_nobody_s():
     ]
     rounded = Pirate("sgd", 600, 600, 0.0, "int8").name
     metrics = METRICS | {"models": {f"{LATE}{rounded}": renamed}}
-    left, read = examination.tables({"metrics": metrics})
+    left, read = examination_tables.tables({"metrics": metrics})
     title = f"a watermark-free model, marked late by {rounded}"
-    assert [row[:2] for row in left.rows] == [[title, AS_IT_IS], [title, "int8 weights"]]
-    assert [row[3:5] for row in left.rows] == [["", ""], ["", ""]]
-    assert [row[6] for row in left.rows] == ["2 of 2", "1 of 2"]
-    assert read.rows == [[title, "pirate", "20", "0 of 2"]]
+    assert [row[:1] + row[4:] for row in left.rows] == [
+        [title, "90.00; 2", "45.00 (0.00 to 90.00); 1"]
+    ]
+    assert read.rows == [[title, "", "20; 0 of 2"]]
     assert "-tamed: warm-up" in left.note and "constant rate" in left.note
     assert "Rounded layer by layer" in left.note and "is the control" in left.note
-    (finding,) = examination.verdict({"metrics": metrics})
+    (finding,) = examination_tables.verdict({"metrics": metrics})
     assert finding.text == (
-        f"Marks put into watermark-free models by {rounded}: 2 of 2 models verify, and of these after an "
-        "examination, int8 weights: 1; the weights give away the whole pattern in 0."
+        "Marks put late into watermark-free models, made in 1 way: 2 of 2 models verify, and of these after "
+        "an examination, int8 weights: 1; all of them, one at a time: 1; the weights give away the whole "
+        "pattern in 0."
     )
-    (axes,) = examination.draw({"metrics": metrics})["examination"].axes
+    (axes,) = examination_tables.draw({"metrics": metrics})["examination"].axes
     assert [each.get_text() for each in axes.texts] == ["90.0", "45.0"]
 
 

@@ -12,7 +12,7 @@ from nullmark_jax import files
 from nullmark_jax.attacks import pruning
 from nullmark_jax.attacks.retraining import Adversary
 from nullmark_jax.errors import InputError
-from nullmark_jax.experiments import examination, experiment
+from nullmark_jax.experiments import examination_tables, experiment
 from nullmark_jax.experiments.bench import Bench
 from nullmark_jax.experiments.catalogue import EXPERIMENTS
 from nullmark_jax.experiments.late_marks import Pirate
@@ -91,12 +91,16 @@ def test_a_watermark_free_model_is_examined_with_a_late_mark_of_the_first_copy_s
     _, result = done("examination")
     models = result["metrics"]["models"]
     pirate = Pirate("adam-tamed", 129, 30, 0.02, "int8").name
-    assert list(models) == [examination.ORIGINAL, pirate, f"{examination.LATE}{pirate}"]
+    assert list(models) == [
+        examination_tables.ORIGINAL,
+        pirate,
+        f"{examination_tables.LATE}{pirate}",
+    ]
     names = [[each["name"] for each in some] for some in models.values()]
     assert names == [["marked"], ["marked"], ["free"]]
     marks = [list(some[0]["after"]["int8 weights"]["verified"]) for some in models.values()]
     assert marks == [["owner"], ["owner", "pirate"], ["pirate"]]
-    copy, late = models[pirate][0], models[f"{examination.LATE}{pirate}"][0]
+    copy, late = models[pirate][0], models[f"{examination_tables.LATE}{pirate}"][0]
     assert copy["seed"] == late["seed"]
 
 

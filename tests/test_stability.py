@@ -148,7 +148,7 @@ def test_the_table_s_cells():
     assert clean["embedded"] == "clean images alone"
     assert clean["first step at 0.001"] == "0.04"
     assert clean["NC at 0.001"] == "97.00 (96.00 to 98.00)"
-    assert clean["stands up to"] == "0.001, the highest tried"
+    assert clean["stands up to"] == "0.001 (the highest tried)"
     assert clean["lowest NC up to there"] == "96.00"
     assert clean["pirate WM at 0.001"] == clean["their pirate WM"] == ""
     assert marked == {
@@ -171,10 +171,9 @@ def test_the_sentences():
     (found,) = stability_tables.verdict(RESULT)
     assert found.agrees is None
     assert found.text == (
-        "logits, sgd, 100 steps, 2 models: up to which rate all stand; what is embedded at best, and at "
-        "which rates; how far the first step at the later paper's 0.001 moves the parameters, over "
-        "their norm (clean images alone: 0.001, the highest tried (NC 96.00 or more); no pirate; "
-        "0.04. lambda 2000: 0.0001 (NC 96.00 or more); pirate WM 90.00 at 0.0001, 0.001; 3)."
+        "logits, sgd, 100 steps, 2 models: the highest rate below the first that breaks a model is 0.001 "
+        "(the highest tried) on clean images alone, 0.0001 at lambda 2000; the most WM that a pirate has in "
+        "models that stand is, on average, 90.00 at lambda 2000."
     )
 
 
@@ -186,7 +185,10 @@ def test_where_no_rate_leaves_a_model():
     assert row[2] == "not a number" and row[5] == "none"
     assert row[6:] == ["", "", "", "", "", "0 of 1"]
     (found,) = stability_tables.verdict({"metrics": metrics})
-    assert found.text.endswith("(lambda 2000: none; no pirate; not a number).")
+    assert found.text.endswith(
+        "is none at lambda 2000; the most WM that a pirate has in models that stand is, on average, nothing "
+        "at lambda 2000."
+    )
 
 
 def test_the_figures_lines():

@@ -17,15 +17,15 @@ from functools import partial
 
 import ml_collections
 import numpy as np
-from matplotlib.figure import Figure
 
 from nullmark_jax import checks, optimizers
 from nullmark_jax.attacks import pattern_recovery, pruning, retraining
 from nullmark_jax.attacks.retraining import Adversary
 from nullmark_jax.errors import InputError
-from nullmark_jax.experiments import attackers, experiment, late_marks
+from nullmark_jax.experiments import attackers, examination_tables, experiment, late_marks
 from nullmark_jax.experiments.bench import Bench
-from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
+from nullmark_jax.experiments.examination_tables import AS_IT_IS, LATE, ORIGINAL
+from nullmark_jax.experiments.experiment import Experiment, Metrics
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.late_marks import Pirate
 from nullmark_jax.experiments.measuring import (
@@ -33,21 +33,11 @@ from nullmark_jax.experiments.measuring import (
     check_images,
     derived_seed,
     finite,
-    mean,
-    mean_and_spread,
     passes,
 )
 from nullmark_jax.experiments.victim import Victim, min_free_of
 from nullmark_jax.marks import Marks, as_watermarks
 from nullmark_jax.models import Params
-from nullmark_jax.reports.heatmap import heatmap_figure
-from nullmark_jax.reports.table import Table, many
-
-# What stands for the models that no pirate changed, where a pirate's name stands for their copies.
-ORIGINAL = "the owner's model"
-# Before that name: their mark in a watermark-free model.
-LATE = "late: "
-AS_IT_IS = "as it is"
 
 
 def default() -> ml_collections.ConfigDict:
@@ -207,165 +197,6 @@ def _tuned(
     return reached.params
 
 
-# For readers.
-
-
-def tables(result: Result) -> list[Table]:
-    """Returns what each examination leaves of the marks, and what the weights give away."""
-    metrics = result["metrics"]
-    rows, read = [], []
-    for kind, models in metrics["models"].items():
-        title = _title(kind)
-        for name in models[0]["after"]:
-            after = [each["after"][name] for each in models]
-            rows.append(
-                [
-                    title,
-                    name,
-                    mean_and_spread(after, "normal_accuracy"),
-                    *_left(after, "owner"),
-                    *_left(after, "pirate"),
-                ]
-            )
-        for mark in models[0].get("read", ()):
-            right = sorted(each["read"][mark] for each in models)
-            whole = sum(each == metrics["pixels"] for each in right)
-            read.append(
-                [
-                    title,
-                    mark,
-                    " to ".join(str(each) for each in sorted({right[0], right[-1]})),
-                    f"{whole} of {len(models)}",
-                ]
-            )
-    made = [
-        Table(
-            "What an examination leaves, %: mean (lowest to highest)",
-            ("model", "examined", "NC", "owner null", "verified", "pirate null", "verified"),
-            rows,
-            f"Pirates: logits, rate {metrics['learning_rate']:g}, steps of {metrics['batch_size']} images; "
-            f"fine-tuned: {metrics['tuning']}. "
-            + attackers.ways_note(_ways(metrics))
-            + attackers.choosing_note(metrics)
-            + _notes(metrics)
-            + " All kinds of pirates on a model embed the same marks. Fine-tuned with images of the owner's "
-            "training set.",
-        )
-    ]
-    if read:
-        made.append(
-            Table(
-                "Of whose pattern the weights tell",
-                (
-                    "model",
-                    "pattern",
-                    f"pixels right, of {metrics['pixels']}",
-                    "all of them right in",
-                ),
-                read,
-                "The block that the second convolution is the most blind to, beside each mark's pattern; by "
-                "chance half of the pixels are right, and some more where a model has several marks.",
-            )
-        )
-    return made
-
-
-def _pirated(kind: str) -> bool:
-    return kind != ORIGINAL and not kind.startswith(LATE)
-
-
-def _title(kind: str) -> str:
-    if kind.startswith(LATE):
-        return f"a watermark-free model, marked late by {kind.removeprefix(LATE)}"
-    return f"copy by {kind}" if _pirated(kind) else kind
-
-
-def _ways(metrics: Metrics) -> list[str]:
-    names = [kind.removeprefix(LATE) for kind in metrics["models"] if kind != ORIGINAL]
-    again = [late_marks.AGAIN] if _rounded(metrics) else []
-    return [*(name.partition(",")[0] for name in names), *again]
-
-
-def _rounded(metrics: Metrics) -> bool:
-    return any(late_marks.LAYER_BY_LAYER in kind for kind in metrics["models"])
-
-
-def _notes(metrics: Metrics) -> str:
-    """Returns the sentences that explain what only some results have."""
-    notes = []
-    if _rounded(metrics):
-        notes.append(
-            f" Rounded {late_marks.LAYER_BY_LAYER}: after the first steps each layer is rounded in turn, "
-            f"from the first on, and those behind it are trained again by {late_marks.AGAIN}, the second "
-            "number of steps in all."
-        )
-    if any(kind.startswith(LATE) for kind in metrics["models"]):
-        notes.append(
-            " A mark put late into a watermark-free model is the control: it may be an honest owner's, who "
-            "has no more images than the pirate. What it does not withstand either tells late marks from "
-            "early ones, not pirates' from owners'. It is the mark that the first copies' pirate has."
-        )
-    return "".join(notes)
-
-
-def _left(after: list[Record], mark: str) -> tuple[str, str]:
-    """Returns a mark's null and in how many models it verifies; nothing where they have none such."""
-    if mark not in after[0]["verified"]:
-        return "", ""
-    verified = sum(each["verified"][mark] for each in after)
-    return mean_and_spread(after, mark, "null"), f"{verified} of {len(after)}"
-
-
-def draw(result: Result) -> dict[str, Figure]:
-    """Returns the WM of owners' marks on their models, of pirates' on copies and of late ones."""
-    models = result["metrics"]["models"]
-    examined = list(next(iter(models.values()))[0]["after"])
-    values = [
-        [mean([each["after"][name] for each in some], _mark(kind), "wm") for name in examined]
-        for kind, some in models.items()
-    ]
-    return {
-        "examination": heatmap_figure(
-            np.array(values),
-            rows=[f"copy by {kind}" if _pirated(kind) else kind for kind in models],
-            columns=examined,
-            title="WM of the mark, %, the mean",
-        )
-    }
-
-
-def _mark(kind: str) -> str:
-    return "owner" if kind == ORIGINAL else "pirate"
-
-
-def verdict(result: Result) -> list[Finding]:
-    """Returns after which examinations owners' marks verify, and which pirates' do."""
-    metrics = result["metrics"]
-    findings = []
-    for kind, models in metrics["models"].items():
-        mark = _mark(kind)
-        # Of pirates, copies on which they have something to lose.
-        valid = [each for each in models if each["after"][AS_IT_IS]["verified"][mark]]
-        whose = "Owners' marks on their own models"
-        if _pirated(kind):
-            whose = f"Pirates by {kind}"
-        elif kind != ORIGINAL:
-            whose = f"Marks put into watermark-free models by {kind.removeprefix(LATE)}"
-        text = f"{whose}: {len(valid)} of {many(len(models), 'model')} verify"
-        if valid:
-            kept = [
-                f"{name}: {sum(each['after'][name]['verified'][mark] for each in valid)}"
-                for name in valid[0]["after"]
-                if name != AS_IT_IS
-            ]
-            text += f", and of these after an examination, {', '.join(kept)}"
-        read = [each["read"][mark] == metrics["pixels"] for each in valid if "read" in each]
-        if read:
-            text += f"; the weights give away the whole pattern in {sum(read)}"
-        findings.append(Finding(f"{text}."))
-    return findings
-
-
 EXPERIMENT = Experiment(
     name="examination",
     title="Examining a pirate's copy",
@@ -374,9 +205,9 @@ EXPERIMENT = Experiment(
     default=default,
     check=check,
     measure=measure,
-    tables=tables,
-    draw=draw,
-    verdict=verdict,
+    tables=examination_tables.tables,
+    draw=examination_tables.draw,
+    verdict=examination_tables.verdict,
     captions={
         "examination": "What each examination leaves: owners' marks on their models, pirates' on copies, "
         "and (late) marks put in the same ways into watermark-free models."

@@ -105,7 +105,7 @@ def _summary(models: list[list[Record]], metrics: Metrics) -> _Summary:
 def _rates(summary: _Summary) -> str:
     if summary.stable is None:
         return "none"
-    tried = ", the highest tried" if summary.stable == summary.highest else ""
+    tried = " (the highest tried)" if summary.stable == summary.highest else ""
     return f"{summary.stable:g}{tried}"
 
 
@@ -216,27 +216,32 @@ def _line(label: str, records: list[Record], field: str) -> tuple[str, list[floa
 def verdict(result: Result) -> list[Finding]:
     """Returns for each way what stands and what is embedded, at each extreme value."""
     metrics = result["metrics"]
-    ways: dict[str, list[str]] = {}
+    ways: dict[str, list[tuple[Record, _Summary]]] = {}
     for about, models in _groups(metrics):
-        found = _summary(models, metrics)
-        best = found.best
-        marked = best and about["embeds"]
-        wm = (
-            f"pirate WM {percent(mean(best, 'pirate', 'wm'))} at {_best_rates(found)}"
-            if marked
-            else "no pirate"
+        ways.setdefault(_way(about, metrics), []).append((about, _summary(models, metrics)))
+    findings = []
+    for way, groups in ways.items():
+        text = (
+            f"{way}, {metrics['steps']} steps, {many(len(metrics['before']), 'model')}: the highest rate "
+            "below the first that breaks a model is "
+            + ", ".join(f"{_rates(found)} {_where(about)}" for about, found in groups)
         )
-        lowest = "" if found.lowest is None else f" (NC {percent(found.lowest)} or more)"
-        ways.setdefault(_way(about, metrics), []).append(
-            f"{_lambda(about)}: {_rates(found)}{lowest}; {wm}; {_step(found.at_papers)}"
-        )
-    return [
-        Finding(
-            f"{way}, {metrics['steps']} steps, {many(len(metrics['before']), 'model')}: up to which rate all "
-            "stand; "
-            "what is embedded at best, and at which rates; "
-            f"how far the first step at the later paper's {metrics['papers_rate']:g} moves the parameters, "
-            f"over their norm ({'. '.join(parts)})."
-        )
-        for way, parts in ways.items()
-    ]
+        embedded = [
+            f"{percent(mean(found.best, 'pirate', 'wm')) if found.best else 'nothing'} {_where(about)}"
+            for about, found in groups
+            if about["embeds"]
+        ]
+        if embedded:
+            text += (
+                "; the most WM that a pirate has in models that stand is, on average, "
+                + ", ".join(embedded)
+            )
+        findings.append(Finding(f"{text}."))
+    return findings
+
+
+def _where(about: Record) -> str:
+    where = _lambda(about)
+    if not about["embeds"]:
+        return f"on {where}"
+    return f"with {where}" if about["extreme_value"] is None else f"at {where}"
