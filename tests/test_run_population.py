@@ -13,7 +13,7 @@ import safetensors.numpy
 import tiny_task
 from test_run import ordinary_promotion  # noqa: F401  # A fixture for all here.
 
-from nullmark_jax import files, folder, run, run_population
+from nullmark_jax import files, folder, run, run_population, xla_flags
 from nullmark_jax.errors import InputError, TrainingDiverged
 
 pytestmark = pytest.mark.slow
@@ -161,6 +161,7 @@ def test_a_sweep_trains_its_points_on_two_devices_at_once_and_goes_on_after_a_ki
     command = [sys.executable, "-m", "nullmark_jax.sweep", *arguments]
     devices = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
     environ = {**os.environ, "XLA_FLAGS": devices, "JAX_PLATFORMS": "cpu"}
+    xla_flags.add("--xla_cpu_use_fusion_emitters", "false", environ)  # As conftest.py does.
     with subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL) as killed:
         until = time.monotonic() + 300
         while not list(swept.glob("points/*/metrics.jsonl")) and time.monotonic() < until:

@@ -222,8 +222,6 @@ def test_pirates_who_choose_are_of_victims_of_one_recipe(trained, tmp_path):
     tiny_victim.change_json(other / "config.json", min_free=0.125)
     victims = load_victims([str(trained), str(other)], task="digit")
     assert min_free_of(victims[:1]) == 0 and min_free_of(victims[1:]) == 0.125
-    said = (
-        f"--victim: other has config.owner.min_free 0.125, {trained.name} 0; attack them one by one"
-    )
+    said = f"--victim: other has config.owner.min_free 0.125, {trained.name} 0.0; attack them one by one"
     with pytest.raises(InputError, match=f"^{said}$"):
         min_free_of(victims)

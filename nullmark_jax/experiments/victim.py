@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -141,17 +141,14 @@ def min_free_of(victims: Sequence[Victim]) -> float:
     Raises:
       InputError: that of two victims differs, and so do their pirates.
     """
+    _refuse_unlike(
+        victims, lambda victim: {"config.owner.min_free": float(victim.config.owner.min_free)}
+    )
     first = victims[0]
-    for victim in victims:
-        if victim.config.owner.min_free != first.config.owner.min_free:
-            raise InputError(
-                f"--victim: {victim.name} has config.owner.min_free {victim.config.owner.min_free:g}, "
-                f"{first.name} {first.config.owner.min_free:g}; attack them one by one"
-            )
     return 0.0 if first.has_triggers else first.config.owner.min_free
 
 
-def _check_alike(victims: list[Victim]) -> None:
+def _check_alike(victims: Sequence[Victim]) -> None:
     """Raises InputError unless one authority's numbers judge all victims."""
     numbers = ("scheme", "pattern_size", "extreme_value", "threshold")
 
@@ -163,9 +160,16 @@ def _check_alike(victims: list[Victim]) -> None:
             "config.data.num_classes": config.data.num_classes,
         }
 
-    first = protocol(victims[0])
+    _refuse_unlike(victims, protocol)
+
+
+def _refuse_unlike(
+    victims: Sequence[Victim], fields_of: Callable[[Victim], dict[str, object]]
+) -> None:
+    """Raises InputError unless these fields, by name, are those of the first victim."""
+    first = fields_of(victims[0])
     for victim in victims[1:]:
-        for field, value in protocol(victim).items():
+        for field, value in fields_of(victim).items():
             if value != first[field]:
                 raise InputError(
                     f"--victim: {victim.name} has {field} {checks.shown(value)}, {victims[0].name} "
