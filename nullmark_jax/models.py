@@ -105,6 +105,19 @@ class ConvNet(nn.Module):
             features = getattr(self, f"conv_{number}")(features, pool=number == last)
         return features
 
+    @property
+    def body_layers(self) -> frozenset[str]:
+        """The names of the layers of `body`; all others are the head's."""
+        convolutions = sum(len(block) for block in self.blocks)
+        return frozenset(f"conv_{number}" for number in range(1, convolutions + 1))
+
+    def body(self, images: Float[Array, "batch height width channel"]) -> Array:
+        """Returns the features after the last block."""
+        features = images
+        for index in range(len(self.blocks)):
+            features = self.block(features, index)
+        return features
+
     def head(self, features: Array) -> Array:
         """Returns the logits, given the features after the last block."""
         features = features.reshape(features.shape[0], -1)
@@ -115,10 +128,7 @@ class ConvNet(nn.Module):
     def __call__(
         self, images: Float[Array, "batch height width channel"]
     ) -> Float[Array, "batch num_classes"]:
-        features = images
-        for index in range(len(self.blocks)):
-            features = self.block(features, index)
-        return self.head(features)
+        return self.head(self.body(images))
 
 
 def free_share(net: ConvNet, patterns: Int8[Array, "K H W"]) -> Float[np.ndarray, " K"]:
@@ -213,10 +223,10 @@ def create(name: str, num_classes: int, *, precision: str | None = None) -> Conv
     return MODELS[name](num_classes, precision=precision)
 
 
-def apply_fn(model: nn.Module) -> ApplyFn:
-    """Returns the plain function (params, images) -> logits of a Linen module."""
+def apply_fn(model: nn.Module, method: str = "__call__") -> ApplyFn:
+    """Returns the plain function (params, images) -> logits of a Linen module, or another of its methods."""
     apply: Any = model.apply  # Whose result could be a pair, had it mutable collections.
-    return lambda params, images: apply({"params": params}, images)
+    return lambda params, images: apply({"params": params}, images, method=method)
 
 
 def init_params(model: nn.Module, key: jax.Array, input_shape: tuple[int, int, int]) -> Params:

@@ -115,6 +115,7 @@ def make_train_step(
     null_weight: float,
     project: Project = lambda params, marks: params,
     marks_at: Callable[[jax.Array, Any], Any] = lambda step, marks: marks,
+    as_input: Callable[[jax.Array], jax.Array] = scale_pixels,
     augmentation: Augmentation = _AS_THEY_ARE,
     average: Callable[[Any], Any] = lambda tree: tree,
 ) -> TrainStep:
@@ -129,7 +130,8 @@ def make_train_step(
       project: (params, marks) -> the params that the network runs with, by `nullspace.for_network` (which
         wants a `marked_logits` that holds the first layer) and `standardization`; gradients go through it.
       marks_at: (step, marks) -> those of that step, as `marks.rising` makes it.
-      augmentation: applied to the images before they are marked.
+      as_input: (some of the images) -> what the network takes.
+      augmentation: applied to that before it is marked.
       average: over devices; the identity for one device.
 
     The step takes uint8 images [N, H, W, C] and labels [N] of which it uses the rows `batch.index`,
@@ -157,7 +159,7 @@ def make_train_step(
         marks: Marks,
     ) -> tuple[TrainState, StepMetrics]:
         picked, labels = pick(images, labels, batch.index)
-        seen = augment(scale_pixels(picked), batch.shift, batch.flip, augmentation)
+        seen = augment(as_input(picked), batch.shift, batch.flip, augmentation)
         (value, terms), gradient = jax.value_and_grad(loss, has_aux=True)(
             state.params, seen, labels, batch, marks_at(state.step, marks)
         )

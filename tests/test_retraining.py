@@ -256,6 +256,76 @@ def test_layers_that_are_not_trained_stay_bit_for_bit(params):
             assert_same_bytes(reached.params[name], params[name])
 
 
+@pytest.mark.parametrize("layers", [("fc_2",), ("fc_1", "fc_2")])
+def test_the_head_alone_is_trained_on_features_computed_once(params, layers):
+    """Against whole images, of whose gradient the other layers' are left out."""
+    adversary = PLAIN._replace(inject_ratio=0.0, layers=layers)
+    assert retraining.trains_head_alone(NET, adversary)
+    retrain = retraining.make_retraining(NET, adversary, pattern_size=SIZE)
+    expected, losses = params, []
+    for number in (1, 2, 3, 4):
+        each = batches.epoch_batches(
+            5, number, num_images=20, batch_size=8, marked=0, num_watermarks=2
+        )
+        for index in each.index:
+            x = IMAGES[index].astype(np.float32) / np.float32(255)
+            value, gradient = jax.value_and_grad(mean_loss)(expected, x, LABELS[index])
+            losses.append((expected, float(value)))
+            moved = {
+                name: jax.tree.map(lambda p, g: p - RATE * g, expected[name], gradient[name])
+                for name in layers
+            }
+            expected = {**expected, **moved}
+    found = trained(retrain, params, at=(2, 7))
+    assert [each.steps for each in found] == [2, 7]
+    for each, (own, _) in zip(found, (losses[2], losses[7]), strict=True):
+        for one, other in zip(jax.tree.leaves(each.params), jax.tree.leaves(own), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    assert found[0].loss == pytest.approx(np.mean([loss for _, loss in losses[:2]]), rel=1e-5)
+    for name in set(params) - set(layers):
+        assert_same_bytes(found[1].params[name], params[name])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layers": ()},
+        {"layers": ("conv_2", "fc_1", "fc_2")},
+        {"inject_ratio": 0.5},
+        {"augmentation": batches.Augmentation(shift=1)},
+    ],
+)
+def test_what_needs_whole_images_gets_them(changes):
+    head = PLAIN._replace(inject_ratio=0.0, layers=("fc_2",))
+    assert not retraining.trains_head_alone(NET, head._replace(**changes))
+
+
+def test_deepid_s_head_has_a_convolution_of_its_own():
+    assert models.face().body_layers == {"conv_1", "conv_2", "conv_3"}
+    head = PLAIN._replace(inject_ratio=0.0, layers=("conv_4", "fc_3"))
+    assert retraining.trains_head_alone(models.face(), head)
+
+
+def test_layers_that_are_not_trained_cost_no_gradient(params):
+    """With copies, whose images are needed whole: the products of the last layer's gradient alone."""
+
+    def operations(layers):
+        step, optimizer, _ = retraining._make_step(
+            NET,
+            PLAIN._replace(layers=layers),
+            SIZE,
+            average=lambda tree: tree,
+            heads=False,
+        )
+        batch = batches.epoch_batches(5, 1, num_images=20, batch_size=8, marked=4, num_watermarks=2)
+        first = jax.tree.map(lambda each: each[0], batch)
+        state = training.init_state(params, optimizer)
+        lowered = jax.jit(step).lower(state, IMAGES, LABELS, first, MARKS)
+        return lowered.compile().cost_analysis()["flops"]
+
+    assert operations(("fc_2",)) < 0.75 * operations(("conv_1", "fc_2"))
+
+
 def test_a_diverging_attacker_ruins_the_model_and_that_is_a_result(params):
     wild = PLAIN._replace(recipe=Recipe("sgd", 1e30))
     first, last = trained(

@@ -27,10 +27,10 @@ from nullmark_jax import (
 )
 from nullmark_jax.batches import Augmentation, Batch
 from nullmark_jax.data.dataset import drawn_order
-from nullmark_jax.embedding import Watermark
+from nullmark_jax.embedding import Watermark, scale_pixels
 from nullmark_jax.errors import InputError
 from nullmark_jax.marks import Marks, count, rising
-from nullmark_jax.models import ConvNet, Params
+from nullmark_jax.models import ConvNet, Params, apply_fn
 from nullmark_jax.optimizers import Recipe
 
 
@@ -106,7 +106,10 @@ def make_retraining(model: ConvNet, adversary: Adversary, *, pattern_size: int) 
     Raises:
       InputError: no such optimiser, loss, layer or number of steps.
     """
-    step, optimizer, project = _make_step(model, adversary, pattern_size, average=parallel.average)
+    heads = trains_head_alone(model, adversary)
+    step, optimizer, project = _make_step(
+        model, adversary, pattern_size, average=parallel.average, heads=heads
+    )
     many = training.ACCELERATOR_STEPS if parallel.on_accelerator() else 1
     on_devices = training.on_devices(step, steps_per_dispatch=many)
     projected = jax.jit(project)
@@ -125,6 +128,8 @@ def make_retraining(model: ConvNet, adversary: Adversary, *, pattern_size: int) 
     ) -> Iterator[Reached]:
         _check_layers(params, adversary.layers)
         plan = _plan(adversary, len(labels), count(marks), seed, at)
+        if heads:
+            images = _features(model, params, images)
         # Copied: training takes its state's memory.
         state = training.init_state(jax.tree.map(jnp.copy, params), optimizer)
         done = 0
@@ -184,7 +189,9 @@ def make_population_retraining(
     Raises:
       InputError: no such optimiser, loss, layer or number of steps.
     """
-    step, optimizer, project = _make_step(model, adversary, pattern_size, average=lambda tree: tree)
+    step, optimizer, project = _make_step(
+        model, adversary, pattern_size, average=lambda tree: tree, heads=False
+    )
     run = populations.on_devices(step)
     projected = jax.jit(jax.vmap(project))
 
@@ -225,10 +232,44 @@ def make_population_retraining(
     return retrain
 
 
+def trains_head_alone(model: ConvNet, adversary: Adversary) -> bool:
+    """Returns whether an attack needs of each image no more than its features after the last block.
+
+    So it is where only layers behind these are trained, on clean images as they are: the features then stay
+    what they are, and are computed once.
+    """
+    return (
+        bool(adversary.layers)
+        and not model.body_layers.intersection(adversary.layers)
+        and not adversary.inject_ratio
+        and adversary.augmentation == batches.AS_IT_IS
+    )
+
+
+# Images whose features are computed at once.
+_AT_ONCE = 512
+
+
+def _features(model: ConvNet, params: Params, images: np.ndarray) -> np.ndarray:
+    """Returns the features float32 [N, h, w, c] after the last block of images uint8 [N, H, W, C]."""
+    apply = apply_fn(model, "body")
+    body = jax.jit(lambda params, images: apply(params, scale_pixels(images)))
+    starts = range(0, len(images), _AT_ONCE)
+    return np.concatenate([body(params, images[start : start + _AT_ONCE]) for start in starts])
+
+
 def _make_step(
-    model: ConvNet, adversary: Adversary, pattern_size: int, *, average: Callable[[Any], Any]
+    model: ConvNet,
+    adversary: Adversary,
+    pattern_size: int,
+    *,
+    average: Callable[[Any], Any],
+    heads: bool,
 ) -> tuple[training.TrainStep, optax.GradientTransformation, training.Project]:
-    """Returns the attacker's step, their optimiser, and what makes the network's params of the trained."""
+    """Returns the attacker's step, their optimiser, and what makes the network's params of the trained.
+
+    With `heads` the step's images are features (`_features`).
+    """
     if adversary.steps < 1:
         raise InputError(f"steps: {adversary.steps} must be at least 1; give say 390")
     optimizer = only_layers(
@@ -240,26 +281,39 @@ def _make_step(
         on_copies = nullspace.hold_first_layer
 
     def project(params: Params, marks: Any) -> Params:
+        params = _held(params, adversary.layers)
         if not into_null_space:
             return params
         if not isinstance(marks, Watermark):
             raise InputError("null_space: True is nothing for triggers; give False")
         return into_null_space(params, marks.pattern)
 
+    logits = training.network_logits(model, pattern_size=pattern_size, on_copies=on_copies)
+    if heads:
+        logits = training.concatenated_logits(apply_fn(model, "head"))
     step = training.make_train_step(
-        marked_logits=training.network_logits(
-            model, pattern_size=pattern_size, on_copies=on_copies
-        ),
+        marked_logits=logits,
         optimizer=optimizer,
         cross_entropy=losses.cross_entropy(adversary.cross_entropy),
         true_weight=adversary.true_weight,
         null_weight=adversary.null_weight,
         project=project,
         marks_at=rising(1.0, adversary.rising_steps),
+        as_input=(lambda features: features) if heads else scale_pixels,
         augmentation=adversary.augmentation,
         average=average,
     )
     return step, optimizer, project
+
+
+def _held(params: Params, layers: tuple[str, ...]) -> Params:
+    """Returns params of which the layers that are not trained have no gradient, and cost none."""
+    if not layers:
+        return params
+    return {
+        name: layer if name in layers else jax.lax.stop_gradient(layer)
+        for name, layer in params.items()
+    }
 
 
 def only_layers(
