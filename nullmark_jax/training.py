@@ -45,7 +45,10 @@ class TrainState(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """One step's loss, its three terms, and the gradient's global norm before clipping."""
+    """One step's loss, its three terms, and the gradient's global norm before clipping.
+
+    Of an attack on some layers alone it is those layers' gradient.
+    """
 
     loss: Float[Array, ""]
     terms: Terms
@@ -130,12 +133,13 @@ def make_train_step(
       project: (params, marks) -> the params that the network runs with, by `nullspace.for_network` (which
         wants a `marked_logits` that holds the first layer) and `standardization`; gradients go through it.
       marks_at: (step, marks) -> those of that step, as `marks.rising` makes it.
-      as_input: (some of the images) -> what the network takes.
+      as_input: (rows picked of the images, of their dtype) -> what the network takes, float32 [batch, H, W,
+        C].
       augmentation: applied to that before it is marked.
       average: over devices; the identity for one device.
 
-    The step takes uint8 images [N, H, W, C] and labels [N] of which it uses the rows `batch.index`,
-    and a population of marks (leading axis K >= 1).
+    The step takes images [N, H, W, C], uint8 but for another `as_input`, and labels [N], of which it uses the
+    rows `batch.index`, and a population of marks (leading axis K >= 1).
     """
 
     def loss(
@@ -277,7 +281,7 @@ def fit(
       state: as after `first_epoch - 1` epochs and the steps of `before`. Its memory is given to the next
         state.
       step: made by `on_devices`.
-      images: uint8 [N, H, W, C], on the host.
+      images: [N, H, W, C] as the step takes them, uint8 most often, on the host.
       labels: int32 [N].
       marks: a population (leading axis K >= 1).
       plan: epoch -> its batches (`epoch_batches`).

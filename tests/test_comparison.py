@@ -70,12 +70,24 @@ def test_owners_and_what_was_not_measured():
     assert rows["NC, %"] == ["98.00 (97.00 to 99.00)", "98.00", ""]
     by_paper = rows["piracy by the later paper's attacker"]
     assert by_paper[0].startswith("sgd: pirate 1 of 2 (1.26 to 98.7%), owner 0 of 2; NC 60.00 (50")
-    assert rows["piracy by the strongest attacker found"][0] == (
+    assert rows["piracy by the attacker found whose pirates verify most"][0] == (
         "adam (of 7 tried): pirate 1 of 2 (1.26 to 98.7%), owner 2 of 2; not a number: 1 of 2 models"
     )
     assert by_paper[1:] == ["not measured", "not measured"]
     # What no scheme met has no row.
     assert "recovered from students (transfer)" not in rows
+
+
+@pytest.mark.parametrize(("strongest", "fewest", "shown"), [(1, 2, "b"), (2, 1, "a"), (1, 1, "a")])
+def test_of_the_grid_s_attackers_the_one_who_got_in_more_often_is_shown(strongest, fewest, shown):
+    parts = {
+        "strongest": pirates(strongest, 0, [0.9, 0.9], "a"),
+        "fewest": pirates(fewest, 0, [0.8, 0.8], "b"),
+    }
+    metrics = {**parts, "later": pirates(0, 0, [0, 0]), "grid": {"attackers": [{"victim": "x"}]}}
+    rows = rows_of([{"piracy": {"metrics": metrics}}, {}, {}])
+    (cell, *_) = rows["piracy by the attacker found whose pirates verify most"]
+    assert cell.startswith(f"{shown} (of 1 tried): pirate {max(strongest, fewest)} of 2")
 
 
 def test_only_attackers_that_every_scheme_met_are_counted():

@@ -32,18 +32,20 @@ def test_of_several_patterns_the_nearest_counts_wherever_they_lie(others, last):
 
 def after(owner, pirate=None):
     marks = {"owner": owner} | ({} if pirate is None else {"pirate": pirate})
-    accuracies = {mark: {"null": 0.9 * ok, "wm": 0.9 * ok} for mark, ok in marks.items()}
+    # What does not verify has a null that does not show it.
+    accuracies = {mark: {"null": 0.95, "wm": 0.9 * ok} for mark, ok in marks.items()}
     return {
-        "normal_accuracy": 0.9,
+        "normal_accuracy": 0.9 + 0.05 * owner,
         "verified": {m: bool(v) for m, v in marks.items()},
         **accuracies,
     }
 
 
-def model(*examined, read):
+def model(*examined, read, name="a"):
     """(owner, pirate) verified, as it is and rounded."""
     names = (AS_IT_IS, "int8 weights")
     return {
+        "name": name,
         "after": {n: after(*each) for n, each in zip(names, examined, strict=True)},
         "read": read,
     }
@@ -58,10 +60,13 @@ METRICS = {
     "pixels": 36,
     "min_free": 0.0,
     "models": {
-        ORIGINAL: [model((1,), (1,), read={"owner": 20}), model((1,), (0,), read={"owner": 36})],
+        ORIGINAL: [
+            model((1,), (1,), read={"owner": 20}),
+            model((1,), (0,), read={"owner": 36}, name="b"),
+        ],
         PIRATES: [
             model((0, 1), (0, 0), read={"owner": 18, "pirate": 36}),
-            model((1, 1), (1, 1), read={"owner": 19, "pirate": 35}),
+            model((1, 1), (1, 1), read={"owner": 19, "pirate": 35}, name="b"),
             model((1, 0), (1, 0), read={"owner": 19, "pirate": 36}),  # never in: it says nothing
         ],
     },
@@ -72,33 +77,47 @@ def test_of_marks_that_verify_those_are_counted_that_withstand():
     owners, pirates = examination_tables.verdict({"metrics": METRICS})
     assert not any(each.claimed or each.agrees is not None for each in (owners, pirates))
     assert owners.text == (
-        "Owners' marks on their own models: 2 of 2 models verify, and of these after an examination, int8 "
-        "weights: 1; all of them, one at a time: 1; the weights give away the whole pattern in 1."
+        "Owners' marks on their own 2 models: 2 of 2 verify; of these after an examination, int8 weights: 1 "
+        "(of 1 model); all of them, one at a time: 1 (of 1 model); the weights give away the whole pattern "
+        "in 1."
     )
     assert pirates.text == (
-        "Pirates' marks on copies, made in 1 way: 2 of 3 models verify, and of these after an examination, "
-        "int8 weights: 1; all of them, one at a time: 1; the weights give away the whole pattern in 1."
+        "Marks of pirates on copies of 2 models, in 1 way: 2 of 3 verify; of these after an examination, "
+        "int8 weights: 1 (of 1 model); all of them, one at a time: 1 (of 1 model); the weights give away the "
+        "whole pattern in 1."
     )
 
 
-def test_pirates_of_several_kinds_are_counted_together_and_who_withstands_all_is():
-    def two(first, second):
-        one = model((1, 1), (1, first), read={})
+def test_pirates_are_counted_together_who_prune_first_apart():
+    def two(name, first, second):
+        one = model((1, 1), (1, first), read={}, name=name)
         one["after"]["pruned"] = after(1, second)
-        return {"after": one["after"]}
+        return {"name": name, "after": one["after"]}
 
-    models = {"a, x": [two(1, 0), two(1, 1)], "b, x": [two(0, 1)]}
-    (pirates,) = examination_tables.verdict({"metrics": METRICS | {"models": models}})
-    assert pirates.text == (
-        "Pirates' marks on copies, made in 2 ways: 3 of 3 models verify, and of these after an examination, "
-        "int8 weights: 2, pruned: 2; all of them, one at a time: 1."
+    kinds = [
+        Pirate(way, 600, 600, pruned, "").name for way in ("sgd", "adam") for pruned in (0, 0.05)
+    ]
+    models = {
+        kinds[0]: [two("a", 1, 0), two("b", 1, 1)],
+        kinds[1]: [two("a", 1, 1)],
+        kinds[2]: [two("b", 0, 1)],
+        kinds[3]: [two("a", 0, 0)],
+    }
+    plain, first = examination_tables.verdict({"metrics": METRICS | {"models": models}})
+    assert plain.text == (
+        "Marks of pirates on copies of 2 models, in 2 ways: 3 of 3 verify; of these after an examination, "
+        "int8 weights: 2, pruned: 2 (of 1 model); all of them, one at a time: 1 (of 1 model)."
+    )
+    assert first.text == (
+        "Marks of pirates who prune first on copies of 1 model, in 2 ways: 2 of 2 verify; of these after an "
+        "examination, int8 weights: 1, pruned: 1; all of them, one at a time: 1."
     )
 
 
 def test_where_no_pirate_got_in_nothing_is_said_of_examinations():
     models = {**METRICS["models"], PIRATES: METRICS["models"][PIRATES][2:]}
     _, pirates = examination_tables.verdict({"metrics": METRICS | {"models": models}})
-    assert pirates.text.endswith(": 0 of 1 model verify.")
+    assert pirates.text.endswith(": 0 of 1 verify.")
 
 
 def test_the_tables_have_each_mark_on_each_kind_of_model():
@@ -106,8 +125,15 @@ def test_the_tables_have_each_mark_on_each_kind_of_model():
     copy = f"copy by {PIRATES}"
     assert list(left.header[4:]) == list(owners.header[1:]) == [AS_IT_IS, "int8 weights"]
     assert left.rows == [
-        [ORIGINAL, "2", "90.00", "90.00", "90.00; 2", "45.00 (0.00 to 90.00); 1"],
-        [copy, "3", "90.00", "90.00", "60.00 (0.00 to 90.00); 2", "30.00 (0.00 to 90.00); 1"],
+        [ORIGINAL, "2", "95.00", "90.00", "90.00; 2", "45.00 (0.00 to 90.00); 1"],
+        [
+            copy,
+            "3",
+            "93.33 (90.00 to 95.00)",
+            "90.00",
+            "60.00 (0.00 to 90.00); 2",
+            "30.00 (0.00 to 90.00); 1",
+        ],
     ]
     assert owners.rows == [[copy, *2 * ["60.00 (0.00 to 90.00); 2"]]]
     assert read.rows == [
@@ -115,7 +141,8 @@ def test_the_tables_have_each_mark_on_each_kind_of_model():
         [copy, "18 to 19; 0 of 3", "35 to 36; 2 of 3"],
     ]
     assert "adam-null-space: tamed" in left.note
-    assert "layer by layer" not in left.note and "control" not in left.note
+    assert "above 80.00" in left.note
+    assert not any(each in left.note for each in ("layer by layer", "control", "as large a share"))
 
 
 def test_the_figure_has_the_mean_of_each_mark_after_each_examination():
@@ -127,18 +154,22 @@ def test_the_figure_has_the_mean_of_each_mark_after_each_examination():
 
 def test_where_the_weights_were_not_read_nothing_is_said_of_them():
     models = {
-        kind: [{"after": each["after"]} for each in some]
+        kind: [{"name": each["name"], "after": each["after"]} for each in some]
         for kind, some in METRICS["models"].items()
     }
     assert len(examination_tables.tables({"metrics": METRICS | {"models": models}})) == 2
     for finding in examination_tables.verdict({"metrics": METRICS | {"models": models}}):
-        assert "weights give" not in finding.text and "int8 weights: 1; all" in finding.text
+        assert (
+            "weights give" not in finding.text
+            and "int8 weights: 1 (of 1 model); all" in finding.text
+        )
 
 
 def test_a_late_mark_stands_beside_nobody_s():
     late = [model((1,), (0,), read={"owner": 20}), model((1,), (1,), read={"owner": 20})]
     renamed = [
         {
+            "name": one["name"],
             "after": {
                 name: {
                     "normal_accuracy": 0.9,
@@ -151,7 +182,7 @@ def test_a_late_mark_stands_beside_nobody_s():
         }
         for one in late
     ]
-    rounded = Pirate("sgd", 600, 600, 0.0, "int8").name
+    rounded = Pirate("sgd", 600, 600, 0.05, "int8").name
     metrics = METRICS | {"models": {f"{LATE}{rounded}": renamed}}
     left, read = examination_tables.tables({"metrics": metrics})
     title = f"a watermark-free model, marked late by {rounded}"
@@ -160,10 +191,11 @@ def test_a_late_mark_stands_beside_nobody_s():
     ]
     assert read.rows == [[title, "", "20; 0 of 2"]]
     assert "-tamed: warm-up" in left.note and "constant rate" in left.note
-    assert "Rounded layer by layer" in left.note and "is the control" in left.note
+    for each in ("Rounded layer by layer", "is the control", "as large a share first"):
+        assert each in left.note
     (finding,) = examination_tables.verdict({"metrics": metrics})
     assert finding.text == (
-        "Marks put late into watermark-free models, made in 1 way: 2 of 2 models verify, and of these after "
+        "Late marks on pruned copies of 1 model without a watermark, in 1 way: 2 of 2 verify; of these after "
         "an examination, int8 weights: 1; all of them, one at a time: 1; the weights give away the whole "
         "pattern in 0."
     )

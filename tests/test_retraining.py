@@ -257,10 +257,16 @@ def test_layers_that_are_not_trained_stay_bit_for_bit(params):
 
 
 @pytest.mark.parametrize("layers", [("fc_2",), ("fc_1", "fc_2")])
-def test_the_head_alone_is_trained_on_features_computed_once(params, layers):
-    """Against whole images, of whose gradient the other layers' are left out."""
+def test_the_head_alone_is_trained_on_features_computed_once(params, layers, monkeypatch):
+    """Against whole images, of whose gradient the other layers' are left out; 20 images in threes of 8."""
     adversary = PLAIN._replace(inject_ratio=0.0, layers=layers)
     assert retraining.trains_head_alone(NET, adversary)
+    seen = []
+    whole = ConvNet.body
+    monkeypatch.setattr(models, "_FEATURES_AT_ONCE", 8)
+    monkeypatch.setattr(
+        ConvNet, "body", lambda self, images: seen.append(images.shape) or whole(self, images)
+    )
     retrain = retraining.make_retraining(NET, adversary, pattern_size=SIZE)
     expected, losses = params, []
     for number in (1, 2, 3, 4):
@@ -277,6 +283,8 @@ def test_the_head_alone_is_trained_on_features_computed_once(params, layers):
             }
             expected = {**expected, **moved}
     found = trained(retrain, params, at=(2, 7))
+    trained(retrain, params, at=(2, 7), seed=6)
+    assert seen == [(8, *SHAPE)]  # Traced once, for both trainings, and in no step.
     assert [each.steps for each in found] == [2, 7]
     for each, (own, _) in zip(found, (losses[2], losses[7]), strict=True):
         for one, other in zip(jax.tree.leaves(each.params), jax.tree.leaves(own), strict=True):
@@ -301,9 +309,24 @@ def test_what_needs_whole_images_gets_them(changes):
 
 
 def test_deepid_s_head_has_a_convolution_of_its_own():
-    assert models.face().body_layers == {"conv_1", "conv_2", "conv_3"}
-    head = PLAIN._replace(inject_ratio=0.0, layers=("conv_4", "fc_3"))
-    assert retraining.trains_head_alone(models.face(), head)
+    """Which is trained on features as a member of a population is on images."""
+    net = models.DeepID(CLASSES, ((Conv(4, 3),), (Conv(5, 2),)), (), precision="highest")
+    assert net.body_layers == {"conv_1", "conv_2"}
+    start = jax.tree.map(np.asarray, models.init_params(net, jax.random.key(0), SHAPE))
+    adversary = PLAIN._replace(inject_ratio=0.0, layers=("conv_4", "fc_3"))
+    assert retraining.trains_head_alone(net, adversary)
+    retrain = retraining.make_retraining(net, adversary, pattern_size=SIZE)
+    (found,) = trained(retrain, start)
+    many = retraining.make_population_retraining(net, adversary, pattern_size=SIZE)
+    ((expected,),) = many(start, IMAGES, LABELS, [retraining.Member(MARKS, np.arange(20), 5)], (7,))
+    for name in start:
+        for one, other in zip(
+            *map(jax.tree.leaves, (found.params[name], expected.params[name])), strict=True
+        ):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+        assert (name in adversary.layers) == (
+            not np.array_equal(found.params[name]["kernel"], start[name]["kernel"])
+        )
 
 
 def test_layers_that_are_not_trained_cost_no_gradient(params):
@@ -315,7 +338,7 @@ def test_layers_that_are_not_trained_cost_no_gradient(params):
             PLAIN._replace(layers=layers),
             SIZE,
             average=lambda tree: tree,
-            heads=False,
+            on_features=False,
         )
         batch = batches.epoch_batches(5, 1, num_images=20, batch_size=8, marked=4, num_watermarks=2)
         first = jax.tree.map(lambda each: each[0], batch)
@@ -416,6 +439,7 @@ def one_line(error):
         ({"recipe": Recipe("newton", 0.1)}, r"'newton' is none; take one of sgd"),
         ({"recipe": Recipe("sgd", -1.0)}, r"learning_rate: -1\.0 must be above 0"),
         ({"cross_entropy": "hinge"}, r"'hinge' is none; take one of logits, clipped"),
+        ({"null_space": True, "layers": ("fc_1",)}, r"^null_space: True moves conv_2, which"),
     ],
 )
 def test_an_attacker_who_cannot_train(changes, said):

@@ -171,9 +171,10 @@ def test_the_sentences():
     (found,) = stability_tables.verdict(RESULT)
     assert found.agrees is None
     assert found.text == (
-        "logits, sgd, 100 steps, 2 models: the highest rate below the first that breaks a model is 0.001 "
-        "(the highest tried) on clean images alone, 0.0001 at lambda 2000; the most WM that a pirate has in "
-        "models that stand is, on average, 90.00 at lambda 2000."
+        "logits, sgd, 100 steps, 2 models: all stand (lose at most 20 points of NC) up to rate 0.001 (the "
+        "highest tried) on clean images alone, 0.0001 at lambda 2000; the most WM, as trained, that a pirate "
+        "has in models that stand, at whatever rate, and how many claims verify at the owner's lambda: 90.00 "
+        "at lambda 2000 (rate 0.0001, 0.001; 2 of 2 stand, 2 verify)."
     )
 
 
@@ -186,8 +187,9 @@ def test_where_no_rate_leaves_a_model():
     assert row[6:] == ["", "", "", "", "", "0 of 1"]
     (found,) = stability_tables.verdict({"metrics": metrics})
     assert found.text.endswith(
-        "is none at lambda 2000; the most WM that a pirate has in models that stand is, on average, nothing "
-        "at lambda 2000."
+        "up to rate none at lambda 2000; the most WM, as trained, that a pirate has in models that stand, at "
+        "whatever rate, and how many claims verify at the owner's lambda: none at lambda 2000 (no model "
+        "stands)."
     )
 
 

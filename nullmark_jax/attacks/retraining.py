@@ -30,7 +30,7 @@ from nullmark_jax.data.dataset import drawn_order
 from nullmark_jax.embedding import Watermark, scale_pixels
 from nullmark_jax.errors import InputError
 from nullmark_jax.marks import Marks, count, rising
-from nullmark_jax.models import ConvNet, Params, apply_fn
+from nullmark_jax.models import ConvNet, Params, apply_fn, features_function
 from nullmark_jax.optimizers import Recipe
 
 
@@ -106,10 +106,11 @@ def make_retraining(model: ConvNet, adversary: Adversary, *, pattern_size: int) 
     Raises:
       InputError: no such optimiser, loss, layer or number of steps.
     """
-    heads = trains_head_alone(model, adversary)
+    on_features = trains_head_alone(model, adversary)
     step, optimizer, project = _make_step(
-        model, adversary, pattern_size, average=parallel.average, heads=heads
+        model, adversary, pattern_size, average=parallel.average, on_features=on_features
     )
+    features_of = features_function(model)
     many = training.ACCELERATOR_STEPS if parallel.on_accelerator() else 1
     on_devices = training.on_devices(step, steps_per_dispatch=many)
     projected = jax.jit(project)
@@ -128,8 +129,8 @@ def make_retraining(model: ConvNet, adversary: Adversary, *, pattern_size: int) 
     ) -> Iterator[Reached]:
         _check_layers(params, adversary.layers)
         plan = _plan(adversary, len(labels), count(marks), seed, at)
-        if heads:
-            images = _features(model, params, images)
+        if on_features:
+            images = features_of(params, images)
         # Copied: training takes its state's memory.
         state = training.init_state(jax.tree.map(jnp.copy, params), optimizer)
         done = 0
@@ -190,7 +191,7 @@ def make_population_retraining(
       InputError: no such optimiser, loss, layer or number of steps.
     """
     step, optimizer, project = _make_step(
-        model, adversary, pattern_size, average=lambda tree: tree, heads=False
+        model, adversary, pattern_size, average=lambda tree: tree, on_features=False
     )
     run = populations.on_devices(step)
     projected = jax.jit(jax.vmap(project))
@@ -236,7 +237,7 @@ def trains_head_alone(model: ConvNet, adversary: Adversary) -> bool:
     """Returns whether an attack needs of each image no more than its features after the last block.
 
     So it is where only layers behind these are trained, on clean images as they are: the features then stay
-    what they are, and are computed once.
+    what they are, and are computed once a training.
     """
     return (
         bool(adversary.layers)
@@ -246,29 +247,17 @@ def trains_head_alone(model: ConvNet, adversary: Adversary) -> bool:
     )
 
 
-# Images whose features are computed at once.
-_AT_ONCE = 512
-
-
-def _features(model: ConvNet, params: Params, images: np.ndarray) -> np.ndarray:
-    """Returns the features float32 [N, h, w, c] after the last block of images uint8 [N, H, W, C]."""
-    apply = apply_fn(model, "body")
-    body = jax.jit(lambda params, images: apply(params, scale_pixels(images)))
-    starts = range(0, len(images), _AT_ONCE)
-    return np.concatenate([body(params, images[start : start + _AT_ONCE]) for start in starts])
-
-
 def _make_step(
     model: ConvNet,
     adversary: Adversary,
     pattern_size: int,
     *,
     average: Callable[[Any], Any],
-    heads: bool,
+    on_features: bool,
 ) -> tuple[training.TrainStep, optax.GradientTransformation, training.Project]:
     """Returns the attacker's step, their optimiser, and what makes the network's params of the trained.
 
-    With `heads` the step's images are features (`_features`).
+    With `on_features` the step takes features (`models.features_function`) for images.
     """
     if adversary.steps < 1:
         raise InputError(f"steps: {adversary.steps} must be at least 1; give say 390")
@@ -277,6 +266,10 @@ def _make_step(
     )
     into_null_space, on_copies = None, None
     if adversary.null_space and adversary.inject_ratio:
+        if adversary.layers and "conv_2" not in adversary.layers:
+            raise InputError(
+                "null_space: True moves conv_2, which layers leave out; name it in layers, or give False"
+            )
         into_null_space = nullspace.for_network(model, pattern_size=pattern_size)
         on_copies = nullspace.hold_first_layer
 
@@ -288,9 +281,10 @@ def _make_step(
             raise InputError("null_space: True is nothing for triggers; give False")
         return into_null_space(params, marks.pattern)
 
-    logits = training.network_logits(model, pattern_size=pattern_size, on_copies=on_copies)
-    if heads:
+    if on_features:
         logits = training.concatenated_logits(apply_fn(model, "head"))
+    else:
+        logits = training.network_logits(model, pattern_size=pattern_size, on_copies=on_copies)
     step = training.make_train_step(
         marked_logits=logits,
         optimizer=optimizer,
@@ -299,7 +293,7 @@ def _make_step(
         null_weight=adversary.null_weight,
         project=project,
         marks_at=rising(1.0, adversary.rising_steps),
-        as_input=(lambda features: features) if heads else scale_pixels,
+        as_input=(lambda features: features) if on_features else scale_pixels,
         augmentation=adversary.augmentation,
         average=average,
     )
@@ -307,7 +301,7 @@ def _make_step(
 
 
 def _held(params: Params, layers: tuple[str, ...]) -> Params:
-    """Returns params of which the layers that are not trained have no gradient, and cost none."""
+    """Returns params without a gradient of the layers that are not trained, which so is not computed."""
     if not layers:
         return params
     return {

@@ -17,7 +17,7 @@ ORIGINAL = "the owner's model"
 LATE = "late: "
 AS_IT_IS = "as it is"
 # Whose marks a model may have.
-MARKS = ("owner", "pirate")
+_MARKS = ("owner", "pirate")
 
 
 def tables(result: Result) -> list[Table]:
@@ -27,9 +27,9 @@ def tables(result: Result) -> list[Table]:
     examined = _examinations(metrics)
     made = [
         Table(
-            "Null of the mark after each examination, %: mean (lowest to highest); in how many models it "
+            "WM of the mark after each examination, %: mean (lowest to highest); in how many copies it "
             "verifies",
-            ("model", "models", "NC", "lowest NC examined", *examined),
+            ("model", "copies", "NC", "lowest NC examined", *examined),
             [
                 [
                     _title(kind),
@@ -48,20 +48,21 @@ def tables(result: Result) -> list[Table]:
                 ]
                 for kind, models in kinds.items()
             ],
-            "Of the owner's model the owner's mark, of all others the pirate's or the late one. Pirates: "
+            f"WM is the lower of null and true; verified: above {percent(metrics['threshold'])}. Of the "
+            "owner's model the owner's mark, of all others the pirate's or the late one. Pirates: "
             f"logits, rate {metrics['learning_rate']:g}, steps of {metrics['batch_size']} images; "
             f"fine-tuned: {metrics['tuning']}, with images of the owner's training set. "
             + attackers.ways_note(_ways(metrics))
             + attackers.choosing_note(metrics)
             + _notes(metrics)
-            + " All kinds of pirates on a model embed the same marks.",
+            + " Each model has marks of its own, and on a model all kinds of pirates embed the same.",
         )
     ]
     copies = {kind: models for kind, models in kinds.items() if _pirated(kind)}
     if copies:
         made.append(
             Table(
-                "Null of the owner's mark on the same copies",
+                "WM of the owner's mark on the same copies",
                 ("model", *examined),
                 [
                     [_title(kind), *_left(models, examined, "owner")]
@@ -78,7 +79,7 @@ def tables(result: Result) -> list[Table]:
                     "model",
                     *(
                         f"the {mark}'s pixels right, of {metrics['pixels']}; all of them right in"
-                        for mark in MARKS
+                        for mark in _MARKS
                     ),
                 ),
                 read,
@@ -95,19 +96,19 @@ def _examinations(metrics: Metrics) -> list[str]:
 
 
 def _left(models: list[Record], examined: list[str], mark: str) -> list[str]:
-    """Returns for each examination a mark's null and in how many of the models it verifies."""
+    """Returns for each examination a mark's WM and in how many of the models it verifies."""
     cells = []
     for name in examined:
         after = [each["after"][name] for each in models]
         verified = sum(each["verified"][mark] for each in after)
-        cells.append(f"{mean_and_spread(after, mark, 'null')}; {verified}")
+        cells.append(f"{mean_and_spread(after, mark, 'wm')}; {verified}")
     return cells
 
 
 def _read(kind: str, models: list[Record], metrics: Metrics) -> list[str]:
     """Returns the row of how far the weights of a kind of models give each mark's pattern away."""
     cells = [_title(kind)]
-    for mark in MARKS:
+    for mark in _MARKS:
         right = sorted(each["read"][mark] for each in models if mark in each["read"])
         whole = sum(each == metrics["pixels"] for each in right)
         shown = " to ".join(str(each) for each in sorted({*right[:1], *right[-1:]}))
@@ -117,6 +118,10 @@ def _read(kind: str, models: list[Record], metrics: Metrics) -> list[str]:
 
 def _pirated(kind: str) -> bool:
     return kind != ORIGINAL and not kind.startswith(LATE)
+
+
+def _pruned(kind: str) -> bool:
+    return late_marks.PRUNED_FIRST in kind
 
 
 def _title(kind: str) -> str:
@@ -138,6 +143,11 @@ def _rounded(metrics: Metrics) -> bool:
 def _notes(metrics: Metrics) -> str:
     """Returns the sentences that explain what only some results have."""
     notes = []
+    if any(_pruned(kind) for kind in metrics["models"]):
+        notes.append(
+            " Of who pruned as large a share first an examination's pruning finds the same neurons, and "
+            "changes nothing."
+        )
     if _rounded(metrics):
         notes.append(
             f" Rounded {late_marks.LAYER_BY_LAYER}: after the first steps each layer is rounded in turn, "
@@ -176,44 +186,62 @@ def _mark(kind: str) -> str:
 
 
 def verdict(result: Result) -> list[Finding]:
-    """Returns after which examinations owners' marks verify, pirates' do, and late ones."""
+    """Returns after which examinations owners' marks verify, pirates' do, and late ones.
+
+    Those who prune before they embed are told apart: what an examination prunes then was pruned before.
+    """
     metrics = result["metrics"]
-    findings = []
-    for whose, belongs in (
-        ("Owners' marks on their own models", lambda kind: kind == ORIGINAL),
-        ("Pirates' marks on copies", _pirated),
-        ("Marks put late into watermark-free models", lambda kind: kind.startswith(LATE)),
-    ):
-        kinds = {kind: models for kind, models in metrics["models"].items() if belongs(kind)}
-        if kinds:
-            findings.append(Finding(f"{whose}{_withstood(kinds, metrics)}."))
-    return findings
+    groups: dict[str, dict[str, list[Record]]] = {}
+    for kind, models in metrics["models"].items():
+        groups.setdefault(_whose(kind), {})[kind] = models
+    return [
+        Finding(f"{whose.format(_models(_copies(kinds)))}{_withstood(kinds, metrics)}.")
+        for whose, kinds in groups.items()
+    ]
+
+
+def _whose(kind: str) -> str:
+    """Returns the beginning of the sentence that a kind of copies is counted in, {} for how many models."""
+    if kind == ORIGINAL:
+        return "Owners' marks on their own {}"
+    if _pirated(kind):
+        return f"Marks of pirates {'who prune first ' * _pruned(kind)}on copies of {{}}"
+    return f"Late marks on {'pruned ' * _pruned(kind)}copies of {{}} without a watermark"
 
 
 def _withstood(kinds: Mapping[str, list[Record]], metrics: Metrics) -> str:
-    """Returns how many marks of some kinds of models verify, and how many of these withstand what."""
+    """Returns how many marks of some kinds of copies verify, and how many of these withstand what.
+
+    Copies of one model have the same mark: where those that verify are not of all models, it says of how
+    many.
+    """
     mark = _mark(next(iter(kinds)))
-    models = [each for some in kinds.values() for each in some]
+    copies = _copies(kinds)
     # Of pirates, copies on which they have something to lose.
-    valid = [each for each in models if each["after"][AS_IT_IS]["verified"][mark]]
-    made = f", made in {many(len(kinds), 'way')}" if mark == "pirate" else ""
-    text = f"{made}: {len(valid)} of {many(len(models), 'model')} verify"
+    valid = [each for each in copies if each["after"][AS_IT_IS]["verified"][mark]]
+    made = f", in {many(len(kinds), 'way')}" if mark == "pirate" else ""
+    text = f"{made}: {len(valid)} of {len(copies)} verify"
     if valid:
-        verified = [
-            {name: after["verified"][mark] for name, after in each["after"].items()}
-            for each in valid
-        ]
-        kept = [
-            f"{name}: {sum(each[name] for each in verified)}"
-            for name in _examinations(metrics)
-            if name != AS_IT_IS
-        ]
-        whole = sum(all(each.values()) for each in verified)
-        text += (
-            f", and of these after an examination, {', '.join(kept)}; all of them, one at a time: "
-            f"{whole}"
-        )
+
+        def kept(names: list[str]) -> str:
+            some = [
+                each for each in valid if all(each["after"][n]["verified"][mark] for n in names)
+            ]
+            part = some and _models(some) != _models(copies)
+            return f"{len(some)}{f' (of {_models(some)})' if part else ''}"
+
+        done = [name for name in _examinations(metrics) if name != AS_IT_IS]
+        text += f"; of these after an examination, {', '.join(f'{n}: {kept([n])}' for n in done)}"
+        text += f"; all of them, one at a time: {kept(done)}"
     read = [each["read"][mark] == metrics["pixels"] for each in valid if "read" in each]
     if read:
         text += f"; the weights give away the whole pattern in {sum(read)}"
     return text
+
+
+def _copies(kinds: Mapping[str, list[Record]]) -> list[Record]:
+    return [each for some in kinds.values() for each in some]
+
+
+def _models(copies: list[Record]) -> str:
+    return many(len({each["name"] for each in copies}), "model")

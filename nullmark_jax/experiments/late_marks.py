@@ -15,6 +15,7 @@ from nullmark_jax.models import Params
 # How those who round train the layers behind one, one of `attackers.WAYS`; and what they are called.
 AGAIN = "adam-tamed"
 LAYER_BY_LAYER = "layer by layer"
+PRUNED_FIRST = "of the neurons pruned first"
 
 
 class Pirate(NamedTuple):
@@ -42,7 +43,7 @@ class Pirate(NamedTuple):
     def name(self) -> str:
         """Of records and tables."""
         again = f" + {self.steps}" if self.rounded else ""
-        first = f", {100 * self.pruned:g}% of the neurons pruned first" if self.pruned else ""
+        first = f", {100 * self.pruned:g}% {PRUNED_FIRST}" if self.pruned else ""
         last = f", rounded to {self.rounded} {LAYER_BY_LAYER}" if self.rounded else ""
         return f"{self.way}, {self.images} images, {self.steps}{again} steps{first}{last}"
 

@@ -271,8 +271,8 @@ def verdict(result: Result) -> list[Finding]:
         findings.append(
             Finding(
                 "A second watermark cannot be had without a broken model, both papers say; the strongest "
-                f"of {many(len(some), 'attacker')} tried, of {images} images and "
-                f"{metrics['grid']['steps']} steps ({part['attacker']}), leaves NC at "
+                f"of {many(len(some), 'attacker')} tried, chosen by a pirate on one model, of {images} "
+                f"images and {metrics['grid']['steps']} steps ({part['attacker']}), leaves NC at "
                 f"{mean_and_spread(pirates, 'normal_accuracy')}; their claim verifies in "
                 f"{part['verified']} of {len(pirates)}, the owner's in {part['owner_verified']}.",
                 # That none of some attackers got through does not say that none can.

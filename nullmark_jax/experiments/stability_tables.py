@@ -110,7 +110,9 @@ def _rates(summary: _Summary) -> str:
 
 
 def _best_rates(summary: _Summary) -> str:
-    return ", ".join(sorted({f"{each['learning_rate']:g}" for each in summary.best}))
+    return ", ".join(
+        f"{rate:g}" for rate in sorted({each["learning_rate"] for each in summary.best})
+    )
 
 
 def _step(records: list[Record]) -> str:
@@ -214,30 +216,39 @@ def _line(label: str, records: list[Record], field: str) -> tuple[str, list[floa
 
 
 def verdict(result: Result) -> list[Finding]:
-    """Returns for each way what stands and what is embedded, at each extreme value."""
+    """Returns for each way up to which rate models stand, and what is embedded in those that do."""
     metrics = result["metrics"]
+    count = len(metrics["before"])
     ways: dict[str, list[tuple[Record, _Summary]]] = {}
     for about, models in _groups(metrics):
         ways.setdefault(_way(about, metrics), []).append((about, _summary(models, metrics)))
     findings = []
     for way, groups in ways.items():
         text = (
-            f"{way}, {metrics['steps']} steps, {many(len(metrics['before']), 'model')}: the highest rate "
-            "below the first that breaks a model is "
+            f"{way}, {metrics['steps']} steps, {many(count, 'model')}: all stand (lose at most "
+            f"{100 * BROKEN:g} points of NC) up to rate "
             + ", ".join(f"{_rates(found)} {_where(about)}" for about, found in groups)
         )
-        embedded = [
-            f"{percent(mean(found.best, 'pirate', 'wm')) if found.best else 'nothing'} {_where(about)}"
-            for about, found in groups
-            if about["embeds"]
-        ]
+        embedded = [_embedded(about, found, count) for about, found in groups if about["embeds"]]
         if embedded:
+            triggers = all(about["extreme_value"] is None for about, _ in groups)
+            of_claims = "" if triggers else " at the owner's lambda"
             text += (
-                "; the most WM that a pirate has in models that stand is, on average, "
-                + ", ".join(embedded)
+                "; the most WM, as trained, that a pirate has in models that stand, at whatever rate, and "
+                f"how many claims verify{of_claims}: {', '.join(embedded)}"
             )
         findings.append(Finding(f"{text}."))
     return findings
+
+
+def _embedded(about: Record, found: _Summary, count: int) -> str:
+    if not found.best:
+        return f"none {_where(about)} (no model stands)"
+    verified = sum(each["verified"] for each in found.best)
+    return (
+        f"{percent(mean(found.best, 'pirate', 'wm'))} {_where(about)} (rate {_best_rates(found)}; "
+        f"{len(found.best)} of {count} stand, {verified} verify)"
+    )
 
 
 def _where(about: Record) -> str:

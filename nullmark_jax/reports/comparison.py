@@ -75,7 +75,7 @@ def _piracy(name: str) -> Callable[[dict[str, Any]], str]:
         models = len(part["pirates"])
         dead = ruined(part["pirates"])
         tried = piracy_tables.of_first_victim(metrics["grid"]["attackers"])
-        which = f" (of {len(tried)} tried)" if name == "strongest" else ""
+        which = "" if name == "later" else f" (of {len(tried)} tried)"
         accuracy = f"NC {mean_and_spread(part['pirates'], 'normal_accuracy')}"
         if dead:
             accuracy = f"not a number: {dead} of {many(models, 'model')}"
@@ -85,6 +85,16 @@ def _piracy(name: str) -> Callable[[dict[str, Any]], str]:
         )
 
     return cell
+
+
+def _grid_piracy(metrics: dict[str, Any]) -> str:
+    """Of the attackers that the grid chose, on one model, the one whose pirates verify most often."""
+
+    def share(name: str) -> float:
+        return float(metrics[name]["verified"]) / len(metrics[name]["pirates"])
+
+    chosen = [name for name in ("strongest", "fewest") if name in metrics]
+    return _piracy(max(chosen, key=share))(metrics)
 
 
 def _papers_fine_tuning(metrics: dict[str, Any]) -> str:
@@ -200,7 +210,7 @@ _ROWS: tuple[tuple[str, tuple[str, ...], Row], ...] = (
         _each(_false_positives),
     ),
     ("piracy by the later paper's attacker", ("piracy",), _each(_piracy("later"))),
-    ("piracy by the strongest attacker found", ("piracy",), _each(_piracy("strongest"))),
+    ("piracy by the attacker found whose pirates verify most", ("piracy",), _each(_grid_piracy)),
     ("owners verified after the papers' fine-tuning", ("fine_tuning",), _each(_papers_fine_tuning)),
     ("after other fine-tuning", ("fine_tuning",), _other_fine_tuning),
     ("pruning that takes the mark at NC at most 5 points lower", ("pruning",), _each(_pruning)),
