@@ -340,7 +340,7 @@ def verdict(result: Result) -> list[Finding]:
         findings.append(
             Finding(
                 f"{claim}{of_null}; here, of {embedding}, the cheapest attacker ({run['attacker']}) takes "
-                f"{multiple:.2g} times as many steps as the grid's cheapest from scratch with the same "
+                f"{multiple:.1f} times as many steps as the grid's cheapest from scratch with the same "
                 f"images ({_looked(metrics)}); the owner's recipe is not in the grid.",
                 multiple >= 10,
             )
@@ -352,8 +352,9 @@ def verdict(result: Result) -> list[Finding]:
     if alone:
         findings.append(
             Finding(
-                f"{alone} attacks from the owner's model got there where none of the grid's from scratch did "
-                f"with the same images ({_looked(metrics)}).",
+                f"{alone} attacks from the owner's model came within {100 * metrics['margin']:g} points of "
+                "its NC with the pirate's mark above T where none of the grid's from scratch did with the "
+                f"same images ({_looked(metrics)}).",
                 False,
             )
         )

@@ -48,20 +48,22 @@ _DATA = {
 
 # What a newcomer needs for the sentences below.
 _WORDS = (
-    "**Words** (more in [design](design.md)). *NC*: accuracy on unchanged images. *null*: accuracy on",
-    "images that bear the pattern p at ±lambda (2000), which is to change nothing. *true*: how often",
-    "the inverse pattern gives the owner's label y_W. *WM*: the lower of null and true; a claim",
+    "**Words** (more in [design](design.md)). *later paper*: Li et al., null embedding; *earlier",
+    "paper*: its first version, wonder filters. *NC*: accuracy on unchanged images. *null*: accuracy",
+    "on images that bear the pattern p at ±lambda (2000), which is to change nothing. *true*: how",
+    "often the inverse pattern gives the owner's label y_W. *WM*: the lower of null and true; a claim",
     "*verifies* where WM passes the threshold *T*, 80% (Face: 60%). *victim*: the model attacked;",
     "TASK-wm-N and TASK-free-N are the runs of seed N with and without a watermark, *free* being the",
-    "same recipe without one. A *pirate* embeds a mark of their own in the owner's model. *grid*:",
-    "attackers that choose loss, optimiser, rate and number of images; *-tamed*: with warm-up, decay",
-    "and clipped gradients; *-raised*: so, and lambda rises from 1; *-null-space*: so, and trained",
-    "where the pattern is not seen. *logits* and *clipped*: the cross entropy, the latter with Keras's",
-    "cut of small probabilities, our reading of the earlier paper's log(0). *x 1.25*: what lambda is",
-    "multiplied by from stage to stage. *FTLL*, *FTAL*, *RTLL*, *RTAL*: fine-tuning of the last layer",
-    "or all layers, RT with the last one begun anew. *relabel*, *unlearn*, *break-null*: to give true",
-    "copies another label, or their own, or null copies another label. *label*, *soft*: the victim",
-    "answers labels, or probabilities.",
+    "same recipe without one. A *pirate* embeds a mark of their own in the owner's model. An attacker",
+    'is named by loss, optimiser, rate and images, "logits, adam-tamed, 0.0001, 570 images"; *grid*:',
+    "attackers that choose these. *-tamed*: with warm-up, decay and clipped gradients; *-raised*: so,",
+    "and lambda rises from 1; *-null-space*: so, and trained where the pattern is not seen. *logits*",
+    "and *clipped*: the cross entropy, the latter with Keras's cut of small probabilities, our",
+    "reading of the earlier paper's log(0). *x 1.25*: what lambda is multiplied by from stage to",
+    "stage. *not a number*: a model of NaN, which answers class 0. *FTLL*, *FTAL*,",
+    "*RTLL*, *RTAL*: fine-tuning of the last layer or all layers, RT with the last one begun anew.",
+    "*relabel*, *unlearn*, *break-null*: to give true copies another label, or their own, or null",
+    "copies another label. *label*, *soft*: the victim answers labels, or probabilities.",
 )
 
 # Of findings by whether they agree with a paper, and whether one claims anything; what contradicts one comes
@@ -91,7 +93,7 @@ def _own_page(root: pathlib.Path, results: Mapping[str, Found]) -> str:
     lines = [
         "# Results",
         "",
-        "Generated from the files under `results/` by `python -m nullmark_jax.reports.book`; not a word",
+        "Generated from the files under `results/` by `python -m nullmark_jax.reports.book`; no number",
         "is written by hand. Accuracies are in percent, of test images that no training saw. Every",
         "experiment's section names its command, commit and machine; the training runs' stand in",
         "[results](../results/README.md). What follows: [threat model](threat_model.md).",
