@@ -242,15 +242,19 @@ def test_attackers_that_failed_do_not_show_that_none_can():
     broken = pirated(strongest=0)
     broken["metrics"]["later"]["pirates"][0]["finite"] = True
     assert piracy_tables.verdict(broken)[0].agrees is True
-    assert "the strongest of 1 attacker tried, of 475 images and 600 steps (x)" in strongest.text
+    assert (
+        "the strongest of 1 attacker tried, chosen by a pirate on one model, of 475 images and 600 steps (x)"
+        in strongest.text
+    )
     assert piracy_tables.verdict(pirated(strongest=1))[2].agrees is False
     few = pirated(strongest=0)
     grid = few["metrics"]["grid"]["attackers"]
     grid.insert(1, {**grid[0], "images": 4750})
     few["metrics"]["fewest"] = {**few["metrics"]["strongest"], "attacker": "y", "verified": 1}
     every, fewest = piracy_tables.verdict(few)[2:]
-    assert "2 attackers tried, of 475 or 4750 images" in every.text and every.agrees is None
-    assert "1 attacker tried, of 475 images and 600 steps (y)" in fewest.text
+    chosen = "tried, chosen by a pirate on one model, of"
+    assert f"2 attackers {chosen} 475 or 4750 images" in every.text and every.agrees is None
+    assert f"1 attacker {chosen} 475 images and 600 steps (y)" in fewest.text
     assert fewest.agrees is False
 
 
@@ -501,8 +505,8 @@ def test_the_cost_of_piracy_says_when_it_was_looked_at():
     both = [*metrics["runs"], run("owner", 500) | {"embedding": "null and true"}]
     both.append(run("scratch", 500) | {"embedding": "null and true"})
     alone, whole = piracy_cost.verdict({"metrics": metrics | {"runs": both}})
-    assert "of null only, the cheapest attacker (x) takes 2 times" in alone.text
-    assert "of null and true, the cheapest attacker (x) takes 1 times" in whole.text
+    assert "of null only, the cheapest attacker (x) takes 2.0 times" in alone.text
+    assert "of null and true, the cheapest attacker (x) takes 1.0 times" in whole.text
     (finding,) = piracy_cost.verdict({"metrics": metrics})
     assert finding.agrees is False and "takes 2.0 times as many steps" in finding.text
     assert "(1 model, a pirate each; looked at 3 times, in geometric distances, the" in finding.text
