@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 from nullmark_jax.embedding import Watermark, embed, invert
 from nullmark_jax.errors import InputError
 from nullmark_jax.losses import Logits
-from nullmark_jax.models import ConvNet
+from nullmark_jax.models import ConvNet, apply_fn
 
 Params = Any
 Index = Int[Array, ""] | Int[Array, " marked"]
@@ -294,7 +294,7 @@ def _parts(
         Stage(block(index), tuple(conv.size for conv in convs), model.padding)
         for index, convs in enumerate(model.blocks)
     )
-    return stages, lambda params, features: apply({"params": params}, features, method="head")
+    return stages, apply_fn(model, "head")
 
 
 def _pays(rows: Axis, columns: Axis) -> bool:

@@ -14,7 +14,8 @@ from nullmark_jax.reports.table import Table, beside_papers, many, percent
 # What config.paper holds of Table 3, and after "earlier_" of Table V.
 PRINTED = ("normal_accuracy", "owner_null", "owner_true", "pirate_null", "pirate_true")
 
-_STRONGEST = {"strongest": "strongest", "fewest": "strongest with the fewest images"}
+# The attackers that a grid chose, by their field of the metrics, with their titles.
+STRONGEST = {"strongest": "strongest", "fewest": "strongest with the fewest images"}
 
 # Of the earlier paper's attack, as its Figure 7 has it; the later one's are the task's own.
 _EARLIER_EPOCHS = 100
@@ -39,7 +40,7 @@ def tables(result: Result) -> list[Table]:
         printed = [paper.get(f"{prefix}{each}") for each in PRINTED]
         if f"{prefix}normal_accuracy" in paper:  # Of triggers it has no null.
             rows.append([f"as the {name} paper has it", "", *map(percent, printed), "", ""])
-    for name, title in _STRONGEST.items():
+    for name, title in STRONGEST.items():
         if name in metrics:  # The grid may have one number of images.
             rows.append(_pirates_row(f"{title}: {metrics[name]['attacker']}", metrics[name]))
     earlier = (
@@ -68,7 +69,7 @@ def tables(result: Result) -> list[Table]:
         f"the grid's. A model that the attack made not a number answers class 0.{earlier}",
     )
     grid = metrics["grid"]
-    best = {metrics[name]["attacker"] for name in _STRONGEST if name in metrics}
+    best = {metrics[name]["attacker"] for name in STRONGEST if name in metrics}
     first_tried = of_first_victim(grid["attackers"])
     tried = [
         [
@@ -153,7 +154,7 @@ def draw(result: Result) -> dict[str, Figure]:
     for name, title in (
         ("later", "the later paper's attacker"),
         ("earlier", "the earlier paper's attacker"),
-        *((each, metrics[each]["attacker"]) for each in _STRONGEST if each in metrics),
+        *((each, metrics[each]["attacker"]) for each in STRONGEST if each in metrics),
     ):
         if name not in metrics:
             continue
@@ -260,7 +261,7 @@ def verdict(result: Result) -> list[Finding]:
             )
         )
     tried = of_first_victim(metrics["grid"]["attackers"])
-    for name in _STRONGEST:
+    for name in STRONGEST:
         if name not in metrics:
             continue
         part = metrics[name]

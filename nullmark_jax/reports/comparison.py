@@ -93,7 +93,7 @@ def _grid_piracy(metrics: dict[str, Any]) -> str:
     def share(name: str) -> float:
         return float(metrics[name]["verified"]) / len(metrics[name]["pirates"])
 
-    chosen = [name for name in ("strongest", "fewest") if name in metrics]
+    chosen = [name for name in piracy_tables.STRONGEST if name in metrics]
     return _piracy(max(chosen, key=share))(metrics)
 
 
