@@ -6,6 +6,7 @@ paper, section 8.4).
 """
 
 import jax
+import jax.numpy as jnp
 
 from nullmark_jax import models
 from nullmark_jax.models import ConvNet, Params
@@ -15,18 +16,20 @@ WAYS = ("last layer", "last two layers", "all dense layers", "all layers")
 
 
 def with_new_last_layer(
-    params: Params, model: ConvNet, *, seed: int, input_shape: tuple[int, int, int]
+    params: Params, model: ConvNet, *, seed: int | None, input_shape: tuple[int, int, int]
 ) -> Params:
     """Returns params with a new last layer, of the classes of `model`.
 
     Args:
       params: of the same network with any number of classes; left as they are.
       model: the network with the classes wanted.
-      seed: of the layer's Glorot uniform kernel; its bias is 0.
+      seed: of the layer's Glorot uniform kernel; None for a kernel of zeros. Its bias is 0.
       input_shape: H, W, C.
     """
-    fresh = models.init_params(model, jax.random.key(seed), input_shape)
-    return {**params, model.last_layer: fresh[model.last_layer]}
+    fresh = models.init_params(model, jax.random.key(seed or 0), input_shape)[model.last_layer]
+    if seed is None:
+        fresh = jax.tree.map(jnp.zeros_like, fresh)
+    return {**params, model.last_layer: fresh}
 
 
 def layers(params: Params, way: str) -> tuple[str, ...]:

@@ -10,13 +10,15 @@ watermark-free teacher, and of watermarks never embedded, must fail.
 
 import sys
 from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import ml_collections
 import numpy as np
 from matplotlib.figure import Figure
 
-from nullmark_jax import checks, data, evaluation, models
+from nullmark_jax import checks, claim, data, evaluation, files, models
 from nullmark_jax.attacks import retraining, transfer
 from nullmark_jax.attacks.retraining import Adversary
 from nullmark_jax.attacks.transfer import WAYS
@@ -26,15 +28,24 @@ from nullmark_jax.experiments import experiment
 from nullmark_jax.experiments.bench import Bench
 from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
-from nullmark_jax.experiments.measuring import Record, derived_seed, mean_and_spread, passes
+from nullmark_jax.experiments.measuring import (
+    Record,
+    all_finite,
+    derived_seed,
+    mean_and_spread,
+    passes,
+)
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.marks import Marks
+from nullmark_jax.models import Params
 from nullmark_jax.optimizers import Recipe
 from nullmark_jax.reports import curves
 from nullmark_jax.reports.table import Table, many, percent
 
 # What config.paper holds of Tables 7 and 8 for each way, named by `printed_name`.
 PRINTED = ("free_student", "student", "normal_accuracy", "null_accuracy", "true_accuracy")
+# How the recovery's new last layer may begin, besides `config.draws` draws.
+ZEROS = "zeros"
 # Of the later paper's students: how, epochs of a student, and of its recovery.
 _PAPERS_OPTIMIZER, _PAPERS_EPOCHS, _PAPERS_RECOVERY = "sgd at 0.01", 200, 6
 
@@ -59,6 +70,8 @@ def default() -> ml_collections.ConfigDict:
     # The later paper's: 200 epochs for the student, 6 for the recovery.
     config.epochs = 200
     config.recovery_epochs = 6
+    # Of the recovery's new last layer: the papers' is one. One of zeros is tried besides.
+    config.draws = 4
     config.batch_size = 128
     # Of both; the paper gives the student's alone.
     config.optimizer = ml_collections.ConfigDict(Recipe("sgd", 0.01)._asdict())
@@ -69,6 +82,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     """Raises InputError where a field is out of range."""
     for field in ("epochs", "recovery_epochs", "batch_size"):
         checks.integer(f"config.{field}", config[field], 1, 10**6)
+    checks.integer("config.draws", config.draws, 1, 10**4)
     checks.integer("config.student.num_classes", config.student.num_classes, 2, 10**6)
     checks.integer("config.student.merge", config.student.merge, 1, 10**6)
     for way in config.ways:
@@ -91,7 +105,13 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         owner = victim.watermarks if victim.watermarks is not None else marked[0].watermarks
         assert owner is not None
         for way in config.ways:
-            planned[f"{way}/{victim.name}"] = _taught(bench, student, way, owner, config)
+            kept = (
+                journal.folder / "students" / f"{way.replace(' ', '_')}-{victim.name}.safetensors"
+            )
+            pupil = _Pupil(bench, student, way, owner, config, kept)
+            planned[f"{way}/{victim.name}"] = pupil.teach_and_recover
+            for start in _starts(config)[1:]:
+                planned[f"{way}/{victim.name}/{start}"] = partial(pupil.recover, start)
     records = dict(journal.run(planned))
     names = {victim.name for victim in marked}
     return {
@@ -103,26 +123,47 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         "ways": [
             {
                 "way": way,
-                "watermarked": _part(records, way, [v for v in victims if v.name in names]),
-                "free": _part(records, way, [v for v in victims if v.name not in names]),
+                "watermarked": _part(records, way, [v for v in victims if v.name in names], config),
+                "free": _part(records, way, [v for v in victims if v.name not in names], config),
             }
             for way in config.ways
         ],
     }
 
 
-def _part(records: dict[str, Record], way: str, victims: list[Victim]) -> Metrics:
+def _starts(config: ml_collections.ConfigDict) -> list[str]:
+    """Returns how the recovery's new last layer begins, the papers' way first."""
+    return [*(f"draw {number}" for number in range(1, config.draws + 1)), ZEROS]
+
+
+def _part(
+    records: dict[str, Record], way: str, victims: list[Victim], config: ml_collections.ConfigDict
+) -> Metrics:
     found = [records[f"{way}/{victim.name}"] for victim in victims]
+    first, *others = _starts(config)
+    by_start = [
+        [record["recovered"] for record in found],
+        *([records[f"{way}/{victim.name}/{start}"] for victim in victims] for start in others),
+    ]
+
+    def verified(recovered: list[Record], mark: str) -> int:
+        return sum(
+            passes(record[mark], victim) for record, victim in zip(recovered, victims, strict=True)
+        )
+
     return {
         "models": found,
-        "verified": sum(
-            passes(record["recovered"]["owner"], victim)
-            for record, victim in zip(found, victims, strict=True)
-        ),
-        "foreign_verified": sum(
-            passes(record["recovered"]["foreign"], victim)
-            for record, victim in zip(found, victims, strict=True)
-        ),
+        "verified": verified(by_start[0], "owner"),
+        "foreign_verified": verified(by_start[0], "foreign"),
+        "starts": [
+            {
+                "start": start,
+                "models": recovered,
+                "verified": verified(recovered, "owner"),
+                "foreign_verified": verified(recovered, "foreign"),
+            }
+            for start, recovered in zip((first, *others), by_start, strict=True)
+        ],
     }
 
 
@@ -147,20 +188,39 @@ def _load_student(config: ml_collections.ConfigDict, victim: Victim) -> Splits:
     return Splits(*(merged(each) for each in (splits.train, splits.validation, splits.test)))
 
 
-def _taught(
-    bench: Bench,
-    student: Splits,
-    way: str,
-    owner: Marks,
-    config: ml_collections.ConfigDict,
-) -> Callable[[], Record]:
-    def teach_and_recover() -> Record:
+class _Pupil:
+    """One teacher's student by one way, and what is recovered from it.
+
+    Args:
+      bench: with the teacher.
+      student: the student's data.
+      way: which layers are fine-tuned.
+      owner: the marks looked for.
+      config: the experiment's.
+      kept: the student's file, once it is taught.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        student: Splits,
+        way: str,
+        owner: Marks,
+        config: ml_collections.ConfigDict,
+        kept: Path,
+    ) -> None:
         victim = bench.victim
-        shape = tuple(victim.config.data.input_shape)
-        model = models.create(
-            victim.config.model, student.train.num_classes, precision=victim.config.precision
+        self._bench, self._student, self._config, self._kept = bench, student, config, kept
+        self._marks = {
+            "owner": owner,
+            "foreign": bench.pirate(derived_seed(config.seed, "foreign")),
+        }
+        self._shape = tuple(victim.config.data.input_shape)
+        self._classes = student.train.num_classes
+        self._model = models.create(
+            victim.config.model, self._classes, precision=victim.config.precision
         )
-        adversary = Adversary(
+        self._adversary = Adversary(
             recipe=Recipe(**config.optimizer.to_dict()),
             steps=retraining.steps_of(
                 config.epochs, images=len(student.train), batch_size=config.batch_size
@@ -169,43 +229,93 @@ def _taught(
             inject_ratio=0.0,
             layers=transfer.layers(victim.params, way),
         )
-        retrain = retraining.make_retraining(model, adversary, pattern_size=victim.pattern_size)
-        start = transfer.with_new_last_layer(
-            victim.params, model, seed=derived_seed(config.seed, "student"), input_shape=shape
-        )
-        images, labels = student.train.images, student.train.labels
-        foreign = bench.pirate(derived_seed(config.seed, "foreign"))
-        (taught,) = retrain(start, images, labels, foreign, config.seed, [adversary.steps])
-        counts = evaluation.make_evaluator(models.apply_fn(model), student.test)(
-            taught.params, foreign
-        )
-        again = transfer.with_new_last_layer(
-            taught.params,
-            victim.model,
-            seed=derived_seed(config.seed, "recovery"),
-            input_shape=shape,
-        )
-        own = len(victim.splits.train)
-        recovery = adversary._replace(
-            steps=retraining.steps_of(
-                config.recovery_epochs, images=own, batch_size=config.batch_size
-            )
-        )
-        outcome = bench.attack(
-            recovery,
-            images=own,
-            seed=config.seed,
-            marks={"owner": owner, "foreign": foreign},
-            params=again,
-            points=max(2, config.recovery_epochs),
-        )
+        self._taught = cache(self._read_or_teach)
+
+    def teach_and_recover(self) -> Record:
+        """Returns the student's NC, and what the first start recovers, with its curve."""
+        count = evaluation.make_evaluator(models.apply_fn(self._model), self._student.test)
+        counts = count(self._taught(), self._marks["foreign"])
+        curve: list[Record] = []
+        recovered = self.recover("draw 1", curve)
         return {
             "student": float(np.ravel(counts.normal_accuracy)[0]),
-            "recovered": outcome.record,
-            "curve": outcome.curve,
+            "recovered": recovered,
+            "curve": curve,
         }
 
-    return teach_and_recover
+    def recover(self, start: str, curve: list[Record] | None = None) -> Record:
+        """Returns what the start named recovers; puts the way there into `curve` where one is given."""
+        config, bench = self._config, self._bench
+        again = transfer.with_new_last_layer(
+            self._taught(),
+            bench.victim.model,
+            seed=_seed_of(start, config.seed),
+            input_shape=self._shape,
+        )
+        images = len(bench.victim.splits.train)
+        outcome = bench.attack(
+            self._adversary._replace(
+                steps=retraining.steps_of(
+                    config.recovery_epochs, images=images, batch_size=config.batch_size
+                )
+            ),
+            images=images,
+            seed=config.seed,
+            marks=self._marks,
+            params=again,
+            points=1 if curve is None else max(2, config.recovery_epochs),
+        )
+        if curve is not None:
+            curve.extend(outcome.curve)
+        return outcome.record
+
+    def _read_or_teach(self) -> Params:
+        """Returns the student, from its file if there is one: to teach it may take hours."""
+        victim = self._bench.victim
+        name, shape, classes = victim.config.model, self._shape, self._classes
+        if self._kept.exists():
+            return claim.read_model(
+                self._kept,
+                model=name,
+                input_shape=shape,
+                num_classes=classes,
+                expected_shapes=models.parameter_shapes(name, shape, classes),
+            )
+        retrain = retraining.make_retraining(
+            self._model, self._adversary, pattern_size=victim.pattern_size
+        )
+        start = transfer.with_new_last_layer(
+            victim.params,
+            self._model,
+            seed=derived_seed(self._config.seed, "student"),
+            input_shape=self._shape,
+        )
+        train = self._student.train
+        (taught,) = retrain(
+            start,
+            train.images,
+            train.labels,
+            self._marks["foreign"],
+            self._config.seed,
+            [self._adversary.steps],
+        )
+        # One that diverged has no file, and a run that goes on teaches it again.
+        if all_finite(taught.params):
+            with files.writing(self._kept.parent):
+                self._kept.parent.mkdir(exist_ok=True)
+            claim.write_model(
+                self._kept, taught.params, model=name, input_shape=shape, num_classes=classes
+            )
+        return taught.params
+
+
+def _seed_of(start: str, seed: int) -> int | None:
+    """Returns the seed of a start's last layer; None for zeros."""
+    if start == ZEROS:
+        return None
+    number = start.removeprefix("draw ")
+    # The first's is what it was when it was the only one.
+    return derived_seed(seed, "recovery", *(() if number == "1" else (number,)))
 
 
 # For readers.
