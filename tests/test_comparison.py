@@ -75,7 +75,7 @@ def test_owners_and_what_was_not_measured():
     )
     assert by_paper[1:] == ["not measured", "not measured"]
     # What no scheme met has no row.
-    assert "recovered from students (transfer)" not in rows
+    assert "recovered from students by one draw of a last layer (transfer)" not in rows
 
 
 @pytest.mark.parametrize(("strongest", "fewest", "shown"), [(1, 2, "b"), (2, 1, "a"), (1, 1, "a")])
@@ -194,5 +194,8 @@ def test_the_other_rows_count_what_each_experiment_found():
         "1 of 1 (2.5 to 100%)",
         "has no one label; some label in 1 of 1",
     ]
-    assert rows["recovered from students (transfer)"][0] == "2 of 3 (1 x 3), by sgd at 0.01"
+    assert (
+        rows["recovered from students by one draw of a last layer (transfer)"][0]
+        == "2 of 3 (1 x 3), by sgd at 0.01"
+    )
     assert rows["owners verified behind input filters"][0] == "1 of 2 (1 x 2)"

@@ -14,7 +14,7 @@ from nullmark_jax.experiments import (
     piracy_cost,
     piracy_tables,
     pruning,
-    transfer,
+    transfer_tables,
     trigger_piracy,
 )
 from nullmark_jax.experiments.measuring import t_interval
@@ -341,7 +341,7 @@ def test_a_later_attack_of_fewer_images_that_breaks_nothing_says_nothing():
 def test_another_optimiser_s_or_shorter_students_say_nothing_of_the_paper_s(
     optimizer, epochs, more, recovered, agrees
 ):
-    part = {"models": [{}], "verified": recovered}
+    part = {"models": [{"recovered": {}}], "verified": recovered, "foreign_verified": 0}
     metrics = {
         "student_images": 340,
         "epochs": epochs,
@@ -349,7 +349,7 @@ def test_another_optimiser_s_or_shorter_students_say_nothing_of_the_paper_s(
         "optimizer": optimizer,
         "ways": [{"way": "all", "watermarked": part, "free": part}],
     }
-    (finding,) = transfer.verdict({"metrics": metrics})
+    (finding,) = transfer_tables.verdict({"metrics": metrics})
     assert finding.agrees is agrees
     assert finding.text.endswith(
         f"here, of {epochs} epochs on 340 images and by {more} more, all by {optimizer}, from {recovered} of "

@@ -9,7 +9,7 @@ The papers' student is LISA, US traffic signs, prepared from archives in config.
 
 import ml_collections
 
-from nullmark_jax.experiments import transfer
+from nullmark_jax.experiments import transfer, transfer_tables
 from nullmark_jax.experiments.attackers import choose_task
 
 # Later paper, Tables 7 and 8: the student's NC of a free and of a watermarked teacher; NC, null and true of
@@ -31,8 +31,8 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         student.name = "lisa"
         student.num_classes = 17
         for way, numbers in _TABLES_7_8.items():
-            for name, number in zip(transfer.PRINTED, numbers, strict=True):
-                config.paper[transfer.printed_name(way, name)] = number
+            for name, number in zip(transfer_tables.PRINTED, numbers, strict=True):
+                config.paper[transfer_tables.printed_name(way, name)] = number
     elif task in ("quickstart", "digit"):
         # scikit-learn's digits, neighbouring digits as one class: for quickstart its own images, so that
         # recovery is easy there.

@@ -16,7 +16,6 @@ from typing import Any
 
 import ml_collections
 import numpy as np
-from matplotlib.figure import Figure
 
 from nullmark_jax import checks, claim, data, evaluation, files, models
 from nullmark_jax.attacks import retraining, transfer
@@ -24,35 +23,21 @@ from nullmark_jax.attacks.retraining import Adversary
 from nullmark_jax.attacks.transfer import WAYS
 from nullmark_jax.data import Dataset, Splits
 from nullmark_jax.errors import InputError
-from nullmark_jax.experiments import experiment
+from nullmark_jax.experiments import experiment, transfer_tables
 from nullmark_jax.experiments.bench import Bench
-from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
+from nullmark_jax.experiments.experiment import Experiment, Metrics
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import (
     Record,
     all_finite,
     derived_seed,
-    mean_and_spread,
     passes,
 )
+from nullmark_jax.experiments.transfer_tables import ZEROS
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.marks import Marks
 from nullmark_jax.models import Params
 from nullmark_jax.optimizers import Recipe
-from nullmark_jax.reports import curves
-from nullmark_jax.reports.table import Table, many, percent
-
-# What config.paper holds of Tables 7 and 8 for each way, named by `printed_name`.
-PRINTED = ("free_student", "student", "normal_accuracy", "null_accuracy", "true_accuracy")
-# How the recovery's new last layer may begin, besides `config.draws` draws.
-ZEROS = "zeros"
-# Of the later paper's students: how, epochs of a student, and of its recovery.
-_PAPERS_OPTIMIZER, _PAPERS_EPOCHS, _PAPERS_RECOVERY = "sgd at 0.01", 200, 6
-
-
-def printed_name(way: str, name: str) -> str:
-    """Returns the field of config.paper for a way and one of `PRINTED`."""
-    return f"{way.replace(' ', '_')}_{name}"
 
 
 def default() -> ml_collections.ConfigDict:
@@ -249,7 +234,7 @@ class _Pupil:
         again = transfer.with_new_last_layer(
             self._taught(),
             bench.victim.model,
-            seed=_seed_of(start, config.seed),
+            seed=seed_of(start, config.seed),
             input_shape=self._shape,
         )
         images = len(bench.victim.splits.train)
@@ -309,112 +294,13 @@ class _Pupil:
         return taught.params
 
 
-def _seed_of(start: str, seed: int) -> int | None:
+def seed_of(start: str, seed: int) -> int | None:
     """Returns the seed of a start's last layer; None for zeros."""
     if start == ZEROS:
         return None
     number = start.removeprefix("draw ")
     # The first's is what it was when it was the only one.
     return derived_seed(seed, "recovery", *(() if number == "1" else (number,)))
-
-
-# For readers.
-
-
-def tables(result: Result) -> list[Table]:
-    """Returns Tables 7 and 8 by way of fine-tuning, of watermarked and of free teachers."""
-    metrics, paper = result["metrics"], result["paper"]
-    rows = []
-    for each in metrics["ways"]:
-        for kind in ("watermarked", "free"):
-            part = each[kind]
-            if part["models"]:
-                rows.append(_row(f"{each['way']}, {kind} teacher", part))
-        printed = [paper.get(printed_name(each["way"], name)) for name in PRINTED]
-        if None not in printed:
-            free, student, *recovered = map(percent, printed)
-            rows.append(
-                [f"{each['way']}, later paper", f"{student} (free: {free})", *recovered, "", ""]
-            )
-    return [
-        Table(
-            "Students, and the owner's watermark recovered from them, %: mean (lowest to highest)",
-            (
-                "fine-tuned",
-                "student NC",
-                "recovered NC",
-                "owner null",
-                "owner true",
-                "owner verified",
-                "foreign verified",
-            ),
-            rows,
-            f"Students: {metrics['epochs']} epochs over {metrics['student_images']} images; recovery: "
-            f"{metrics['recovery_epochs']} epochs over the teacher's clean images, the same layers; both by "
-            f"{metrics['optimizer']}, the paper's students by {_PAPERS_OPTIMIZER}. From a "
-            "free teacher's student the owner's watermark must not recover; nor a foreign one anywhere.",
-        )
-    ]
-
-
-def _row(name: str, part: Metrics) -> list[str]:
-    found = part["models"]
-    return [
-        name,
-        mean_and_spread(found, "student"),
-        mean_and_spread(found, "recovered", "normal_accuracy"),
-        mean_and_spread(found, "recovered", "owner", "null"),
-        mean_and_spread(found, "recovered", "owner", "true"),
-        f"{part['verified']} of {len(found)}",
-        f"{part['foreign_verified']} of {len(found)}",
-    ]
-
-
-def draw(result: Result) -> dict[str, Figure]:
-    """Returns the earlier paper's Figure 8: the watermark while it is recovered, all layers last."""
-    metrics = result["metrics"]
-    way = metrics["ways"][-1]
-    drawn = {}
-    for kind in ("watermarked", "free"):
-        if way[kind]["models"]:
-            drawn[f"transfer-{kind}"] = curves.curves_figure(
-                way[kind]["models"][0]["curve"],
-                x=("steps", "training steps of the recovery"),
-                lines=(
-                    curves.Line("NC", ("normal_accuracy",)),
-                    curves.Line("owner null", ("owner", "null")),
-                    curves.Line("owner true", ("owner", "true")),
-                ),
-                title=f"{way['way']}, {kind} teacher",
-                threshold=metrics["threshold"],
-            )
-    return drawn
-
-
-def verdict(result: Result) -> list[Finding]:
-    """Returns whether the watermark is recovered where it was, and only there."""
-    metrics = result["metrics"]
-    ways = metrics["ways"]
-    own = [(each["watermarked"]["verified"], len(each["watermarked"]["models"])) for each in ways]
-    free = [(each["free"]["verified"], len(each["free"]["models"])) for each in ways]
-    k, n = sum(k for k, _ in own), sum(n for _, n in own)
-    sentence = (
-        "The owner's watermark is recovered from every student, the later paper says (of "
-        f"{_PAPERS_EPOCHS} epochs by {_PAPERS_OPTIMIZER}, by {_PAPERS_RECOVERY} more); here, of "
-        f"{metrics['epochs']} epochs on {metrics['student_images']} images and by "
-        f"{metrics['recovery_epochs']} more, all by {metrics['optimizer']}, from {k} of "
-        f"{many(n, 'student')} of {many(own[0][1], 'teacher')}"
-    )
-    if any(n for _, n in free):
-        recovered, students = (sum(each) for each in zip(*free, strict=True))
-        sentence += f", and from {recovered} of {students} of watermark-free ones"
-    # What another optimiser or fewer epochs do says nothing of theirs.
-    asked = (
-        metrics["optimizer"] == _PAPERS_OPTIMIZER
-        and metrics["epochs"] >= _PAPERS_EPOCHS
-        and metrics["recovery_epochs"] >= _PAPERS_RECOVERY
-    )
-    return [Finding(f"{sentence}.", k == n if asked else None, claimed=True)]
 
 
 EXPERIMENT = Experiment(
@@ -426,12 +312,13 @@ EXPERIMENT = Experiment(
     default=default,
     check=check,
     measure=measure,
-    tables=tables,
-    draw=draw,
-    verdict=verdict,
+    tables=transfer_tables.tables,
+    draw=transfer_tables.draw,
+    verdict=transfer_tables.verdict,
     captions={
         "transfer-watermarked": "Recovery from a watermarked teacher's student, as Figure 8.",
         "transfer-free": "The same from a watermark-free teacher's: the control.",
+        "transfer-starts": "What comes back, by how the recovery's new last layer begins.",
     },
     free=True,
     triggers=True,

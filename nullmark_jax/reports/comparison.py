@@ -222,7 +222,11 @@ _ROWS: tuple[tuple[str, tuple[str, ...], Row], ...] = (
         ("extraction",),
         _extraction,
     ),
-    ("recovered from students (transfer)", ("transfer",), _each(_transfer)),
+    (
+        "recovered from students by one draw of a last layer (transfer)",
+        ("transfer",),
+        _each(_transfer),
+    ),
     ("owners verified behind input filters", ("input_filter",), _each(_filters)),
 )
 

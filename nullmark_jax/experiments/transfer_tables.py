@@ -1,0 +1,216 @@
+"""What readers see of transfer learning: its tables, figures and findings."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from nullmark_jax.experiments.experiment import Finding, Metrics, Result
+from nullmark_jax.experiments.measuring import Record, mean_and_spread
+from nullmark_jax.reports import curves, dots
+from nullmark_jax.reports.table import Table, many, percent
+
+# What config.paper holds of Tables 7 and 8 for each way, named by `printed_name`.
+PRINTED = ("free_student", "student", "normal_accuracy", "null_accuracy", "true_accuracy")
+# How the recovery's new last layer may begin, besides draws: with no kernel at all.
+ZEROS = "zeros"
+# Of the later paper's students: how, epochs of a student, and of its recovery.
+_PAPERS_OPTIMIZER, _PAPERS_EPOCHS, _PAPERS_RECOVERY = "sgd at 0.01", 200, 6
+_KINDS = ("watermarked", "free")
+
+
+def printed_name(way: str, name: str) -> str:
+    """Returns the field of config.paper for a way and one of `PRINTED`."""
+    return f"{way.replace(' ', '_')}_{name}"
+
+
+def starts_of(part: Metrics) -> list[Metrics]:
+    """Returns a part's recoveries by start; earlier results have the first draw alone."""
+    first = {
+        "start": "draw 1",
+        "models": [model["recovered"] for model in part["models"]],
+        "verified": part["verified"],
+        "foreign_verified": part["foreign_verified"],
+    }
+    return part.get("starts", [first])
+
+
+class _Recovered:
+    """The recoveries of a part that begin with draws, or of those that begin with zeros."""
+
+    def __init__(self, part: Metrics, *, zeros: bool) -> None:
+        starts = [each for each in starts_of(part) if (each["start"] == ZEROS) == zeros]
+        self.records: list[Record] = [record for each in starts for record in each["models"]]
+        self.verified = sum(each["verified"] for each in starts)
+        self.foreign_verified = sum(each["foreign_verified"] for each in starts)
+
+
+def _parts(metrics: Metrics) -> Iterator[tuple[str, Metrics]]:
+    """Yields each way's watermarked and free part, where there are models, with a name."""
+    for each in metrics["ways"]:
+        for kind in _KINDS:
+            if each[kind]["models"]:
+                yield f"{each['way']}, {kind} teacher", each[kind]
+
+
+def tables(result: Result) -> list[Table]:
+    """Returns Tables 7 and 8 by way of fine-tuning, of watermarked and of free teachers."""
+    metrics, paper = result["metrics"], result["paper"]
+    rows = []
+    for each in metrics["ways"]:
+        for kind in _KINDS:
+            if each[kind]["models"]:
+                rows.append(_row(f"{each['way']}, {kind} teacher", each[kind]))
+        printed = [paper.get(printed_name(each["way"], name)) for name in PRINTED]
+        if None not in printed:
+            free, student, *recovered = map(percent, printed)
+            rows.append(
+                [f"{each['way']}, later paper", f"{student} (free: {free})", *recovered, "", ""]
+            )
+    made = [
+        Table(
+            "Students, and the owner's watermark recovered from them, %: mean (lowest to highest)",
+            (
+                "fine-tuned",
+                "student NC",
+                "recovered NC",
+                "owner null",
+                "owner true",
+                "owner verified",
+                "foreign verified",
+            ),
+            rows,
+            f"Students: {metrics['epochs']} epochs over {metrics['student_images']} images; recovery: "
+            f"{metrics['recovery_epochs']} epochs over the teacher's clean images, the same layers; both by "
+            f"{metrics['optimizer']}, the paper's students by {_PAPERS_OPTIMIZER}. The recovery's new last "
+            "layer begins with one draw, the same in all rows. From a "
+            "free teacher's student the owner's watermark must not recover; nor a foreign one anywhere.",
+        )
+    ]
+    if len(starts_of(metrics["ways"][0]["watermarked"])) > 1:
+        made.append(_starts_table(metrics))
+    return made
+
+
+def _row(name: str, part: Metrics) -> list[str]:
+    found = part["models"]
+    return [
+        name,
+        mean_and_spread(found, "student"),
+        mean_and_spread(found, "recovered", "normal_accuracy"),
+        mean_and_spread(found, "recovered", "owner", "null"),
+        mean_and_spread(found, "recovered", "owner", "true"),
+        f"{part['verified']} of {len(found)}",
+        f"{part['foreign_verified']} of {len(found)}",
+    ]
+
+
+def _starts_table(metrics: Metrics) -> Table:
+    rows = []
+    for name, part in _parts(metrics):
+        row = [name]
+        for some in (_Recovered(part, zeros=False), _Recovered(part, zeros=True)):
+            row += [
+                mean_and_spread(some.records, "owner", "null"),
+                mean_and_spread(some.records, "owner", "true"),
+                f"{some.verified} of {len(some.records)}",
+                f"{some.foreign_verified} of {len(some.records)}",
+            ]
+        rows.append(row)
+    columns = ("owner null", "owner true", "owner verified", "foreign verified")
+    return Table(
+        "The same by how the recovery's new last layer begins, %: mean (lowest to highest)",
+        ("fine-tuned", *(f"{start}: {column}" for start in ("draws", ZEROS) for column in columns)),
+        rows,
+        "Each student's recovery is made once for each draw, and once with a kernel of zeros, all with the "
+        "images in one order. An owner may choose no draw: a cheat would choose as well, and the draws of "
+        "one model are no models of their own.",
+    )
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """Returns the earlier paper's Figure 8, all layers last, and what each start brings back."""
+    metrics = result["metrics"]
+    way = metrics["ways"][-1]
+    drawn = {}
+    for kind in _KINDS:
+        if way[kind]["models"]:
+            drawn[f"transfer-{kind}"] = curves.curves_figure(
+                way[kind]["models"][0]["curve"],
+                x=("steps", "training steps of the recovery"),
+                lines=(
+                    curves.Line("NC", ("normal_accuracy",)),
+                    curves.Line("owner null", ("owner", "null")),
+                    curves.Line("owner true", ("owner", "true")),
+                ),
+                title=f"{way['way']}, {kind} teacher",
+                threshold=metrics["threshold"],
+            )
+    if len(starts_of(way["watermarked"])) > 1:
+        drawn["transfer-starts"] = dots.dots_figure(
+            [(name, _dots(part)) for name, part in _parts(metrics)],
+            title="The owner's mark recovered, by the new last layer's start",
+            threshold=metrics["threshold"],
+        )
+    return drawn
+
+
+def _dots(part: Metrics) -> dict[str, Sequence[float]]:
+    values: dict[str, Sequence[float]] = {}
+    for name in ("null", "true"):
+        for label, zeros in (("draws", False), (ZEROS, True)):
+            records = _Recovered(part, zeros=zeros).records
+            found: list[Any] = [record["owner"][name] for record in records]
+            # Triggers have no null embedding.
+            if None not in found:
+                values[f"{name}, {label}"] = found
+    return values
+
+
+def verdict(result: Result) -> list[Finding]:
+    """Returns whether the watermark is recovered where it was, and only there."""
+    metrics = result["metrics"]
+    own, free = (
+        [_Recovered(each[kind], zeros=False) for each in metrics["ways"]] for kind in _KINDS
+    )
+    students, free_students = (
+        sum(len(each[kind]["models"]) for each in metrics["ways"]) for kind in _KINDS
+    )
+    teachers = len(metrics["ways"][0]["watermarked"]["models"])
+    draws = len(own[0].records) // teachers
+
+    def count(recovered: Sequence[_Recovered]) -> str:
+        return f"{sum(each.verified for each in recovered)} of {sum(len(each.records) for each in recovered)}"
+
+    sentence = (
+        "The owner's watermark is recovered from every student, the later paper says (of "
+        f"{_PAPERS_EPOCHS} epochs by {_PAPERS_OPTIMIZER}, by {_PAPERS_RECOVERY} more); here, of "
+        f"{metrics['epochs']} epochs on {metrics['student_images']} images and by "
+        f"{metrics['recovery_epochs']} more, all by {metrics['optimizer']}, "
+    )
+    if draws == 1:
+        sentence += (
+            f"from {sum(each.verified for each in own)} of {many(students, 'student')} of "
+            f"{many(teachers, 'teacher')}"
+        )
+        if free_students:
+            sentence += f", and from {count(free)} of watermark-free ones"
+    else:
+        sentence += (
+            f"from {many(students, 'student')} of {many(teachers, 'teacher')} in {count(own)} recoveries, "
+            f"whose new last layers begin with {draws} draws"
+        )
+        zeros, free_zeros = (
+            [_Recovered(each[kind], zeros=True) for each in metrics["ways"]] for kind in _KINDS
+        )
+        sentence += f" (with zeros: {count(zeros)})"
+        if free_students:
+            sentence += f", and of watermark-free ones in {count(free)} ({count(free_zeros)})"
+    # What another optimiser or fewer epochs do says nothing of theirs.
+    asked = (
+        metrics["optimizer"] == _PAPERS_OPTIMIZER
+        and metrics["epochs"] >= _PAPERS_EPOCHS
+        and metrics["recovery_epochs"] >= _PAPERS_RECOVERY
+    )
+    every = all(each.verified == len(each.records) for each in own)
+    return [Finding(f"{sentence}.", every if asked else None, claimed=True)]
