@@ -70,6 +70,17 @@ def claim_folder(folder: pathlib.Path, config: ml_collections.ConfigDict) -> Ite
         yield
 
 
+def is_busy(folder: pathlib.Path) -> bool:
+    """Returns whether another process is at work in the folder; one that is not there is free."""
+    if not (folder / _LOCK).exists():
+        return False
+    try:
+        with _locked(folder):
+            return False
+    except FolderBusy:
+        return True
+
+
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
     with files.writing(folder):

@@ -9,11 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from nullmark_jax import files
-from nullmark_jax.folder import check_folder, has_state
+from nullmark_jax.folder import check_folder, has_state, is_busy
+from nullmark_jax.program import BUSY
 from nullmark_jax.progress import Progress
 from nullmark_jax.sweep_points import Point, folder_of, groups_of, log_path, result_path
 
 _POLL_SECONDS = 0.1
+# Between two looks at a point that another process trains.
+_BUSY_SECONDS = 2.0
 _PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 
 
@@ -22,11 +25,13 @@ class _Task(NamedTuple):
 
     Attributes:
       points: that it trains.
+      folders: theirs.
       command: its command line.
       log: where what it prints goes.
     """
 
     points: Sequence[Point]
+    folders: Sequence[pathlib.Path]
     command: Sequence[str]
     log: pathlib.Path
 
@@ -42,7 +47,8 @@ def run_points(
     """Runs the commands of the points that have no result, at most `jobs` at a time.
 
     What each prints goes to its folder's name with ".log". Where this is interrupted they are, too, and go
-    on when they are started again.
+    on when they are started again. Where it is killed they are not: a point that such a process still trains,
+    or another sweep in the same folder, is waited for.
 
     Args:
       points: of the sweep, all or some.
@@ -92,9 +98,10 @@ def run_points(
             log = workdir / "points" / f"together-{number}.log"
             progress.say(f"{len(chosen)} points at once: {log} says how far they are")
             assert together is not None
-            _run([_Task(chosen, together(group), log)], 1, end_group)
+            folders = [folder_of(workdir, point) for point in chosen]
+            _run([_Task(chosen, folders, together(group), log)], 1, end_group, progress.say)
         alone = [
-            _Task([point], command, log_path(workdir, point))
+            _Task([point], [folder_of(workdir, point)], command, log_path(workdir, point))
             for point, command in zip(points, commands, strict=True)
             if not result_path(workdir, point).exists() and point.name not in ends
         ]
@@ -102,42 +109,73 @@ def run_points(
         def end_alone(task: _Task, status: int) -> None:
             end(task.points[0], f"exit status {status}: {_last_line(task.log)}")
 
-        _run(alone, jobs, end_alone)
+        _run(alone, jobs, end_alone, progress.say)
     return {
         point.name: ends[point.name] for point in points if not result_path(workdir, point).exists()
     }
 
 
 def _unbegun_groups(points: Sequence[Point], workdir: pathlib.Path) -> list[list[int]]:
-    """Returns the groups of the points that have neither a result nor a checkpoint to go on from."""
+    """Returns the groups of the points without a result, a checkpoint or a process at work."""
     unbegun = [
         i
         for i, point in enumerate(points)
-        if not result_path(workdir, point).exists() and not has_state(folder_of(workdir, point))
+        if not result_path(workdir, point).exists()
+        and not has_state(folder_of(workdir, point))
+        and not is_busy(folder_of(workdir, point))
     ]
     groups = groups_of([points[i] for i in unbegun])
     return [[unbegun[i] for i in group] for group in groups]
 
 
-def _run(tasks: Sequence[_Task], jobs: int, end: Callable[[_Task, int], None]) -> None:
-    """Runs tasks, at most `jobs` at a time; calls end(task, exit status) after each."""
+def _run(
+    tasks: Sequence[_Task],
+    jobs: int,
+    end: Callable[[_Task, int], None],
+    say: Callable[[str], None],
+) -> None:
+    """Runs tasks, at most `jobs` at a time; calls end(task, exit status) after each.
+
+    One that another process has at work waits for that, and is not run where it then has its results.
+    """
     # Points at the same time share a GPU: none may take most of its memory at the start, as jax would.
     environ = dict(os.environ) | ({_PREALLOCATE: "false"} if jobs > 1 else {})
-    waiting = list(tasks)
+    waiting, busy = list(tasks), list[_Task]()
+    look_again = 0.0
     running: list[tuple[_Task, subprocess.Popen[bytes]]] = []
+
+    def put_off(task: _Task) -> None:
+        nonlocal look_again
+        if not look_again:
+            say(f"{task.points[0].name}: another process trains it, and is waited for")
+        look_again = time.monotonic() + _BUSY_SECONDS
+        busy.append(task)
+
     try:
-        while waiting or running:
+        while waiting or busy or running:
             while waiting and len(running) < jobs:
                 task = waiting.pop(0)
-                with open(task.log, "wb") as log:
-                    started = subprocess.Popen(task.command, stdout=log, stderr=log, env=environ)
-                running.append((task, started))
+                if any(map(is_busy, task.folders)):
+                    put_off(task)
+                elif all((folder / "result.json").exists() for folder in task.folders):
+                    end(task, 0)
+                else:
+                    with open(task.log, "wb") as log:
+                        started = subprocess.Popen(
+                            task.command, stdout=log, stderr=log, env=environ
+                        )
+                    running.append((task, started))
             ended = [each for each in running if each[1].poll() is not None]
             for task, process in ended:
                 running.remove((task, process))
-                end(task, process.returncode)
+                if process.returncode == BUSY:
+                    put_off(task)
+                else:
+                    end(task, process.returncode)
             if not ended:
                 time.sleep(_POLL_SECONDS)
+            if busy and time.monotonic() >= look_again:
+                waiting.append(busy.pop(0))
     finally:
         for _, process in running:
             process.terminate()

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import compiled_programs
@@ -331,6 +332,52 @@ def test_what_a_population_leaves_is_trained_alone(capfd, tmp_path):
     said = capfd.readouterr().err
     assert "seed=3: is trained alone (exit status 7: printed nothing)" in said
     assert all(f"seed={seed}: done" in said for seed in (1, 3, 4))
+
+
+_TRAINS = """
+import sys, time
+from nullmark_jax import folder, program
+from nullmark_jax.errors import FolderBusy
+where, seconds = __import__("pathlib").Path(sys.argv[1]), float(sys.argv[2])
+try:
+    with folder._locked(where):
+        print("trains", flush=True)
+        time.sleep(seconds)
+        (where / "result.json").write_text(sys.argv[2])
+except FolderBusy:
+    sys.exit(program.BUSY)
+"""
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_point_that_a_killed_sweep_s_process_still_trains_is_waited_for(capfd, tmp_path, jobs):
+    """By processes that hold the folders' locks: one lives on, one dies without a result."""
+    config = tiny_task.config(tmp_path)
+    points = [
+        sweep_points.Point(f"seed={seed}", {"seed": seed}, config.copy_and_resolve_references())
+        for seed in range(3)
+    ]
+    folders = [sweep_points.folder_of(tmp_path, point) for point in points]
+    commands = [[sys.executable, "-c", _TRAINS, str(each), "0.01"] for each in folders]
+    for made in folders:
+        folder.make_folder(made, config)
+    orphans = [
+        subprocess.Popen([*command[:-1], "6"], stdout=subprocess.PIPE) for command in commands[:2]
+    ]
+    with orphans[0], orphans[1]:
+        assert all(orphan.stdout.readline() for orphan in orphans)
+        assert [folder.is_busy(each) for each in folders] == [True, True, False]
+        killed = threading.Timer(1.0, orphans[1].kill)
+        killed.start()
+        dead = sweep_processes.run_points(points, commands, tmp_path, jobs)
+        killed.join()
+    assert dead == {}
+    seconds = [(each / "result.json").read_text() for each in folders]
+    assert seconds == ["6", "0.01", "0.01"]  # The first was not trained a second time.
+    said = capfd.readouterr().err
+    assert said.count("another process trains it, and is waited for") == 1
+    assert all(f"seed={seed}: done" in said for seed in range(3))
+    assert not any(folder.is_busy(each) for each in folders)
 
 
 @pytest.mark.parametrize("points", ["0,5", "0,0", "one", "-1"])
