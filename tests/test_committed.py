@@ -24,6 +24,7 @@ def swept(folder, result):
     for name, figure in sweeps.draw(result).items():
         figures.save(figure, folder / "figures" / f"{name}.png")
     folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"seed": result["seed"]}))
     (folder / "result.json").write_text(json.dumps(result))
     return folder
 
@@ -76,6 +77,8 @@ def test_a_sweep_stands_in_the_book_with_its_table_figure_and_command(root, tmp_
     assert "| 0.5 | 1 | 98.00 | 90.00 | 100.00 | 1 of 1 |" in text
     assert "$ python -m nullmark_jax.sweep --config=configs/sweeps/inject_ratio.py:digit\n" in text
     assert "4.0 minutes" in text
+    kept = root / "results" / "sweeps" / "digit" / AXIS / "config.json"
+    assert kept.read_bytes() == (folder / "config.json").read_bytes()
     picture = root / "results" / "sweeps" / "digit" / AXIS / "sweep.png"
     assert "](../results/sweeps/digit/loss.inject_ratio/sweep.png)" in text
     shown = [np.asarray(Image.open(path)) for path in (picture, folder / "figures" / "sweep.png")]

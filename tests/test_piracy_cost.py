@@ -2,7 +2,7 @@
 
 import pytest
 
-from nullmark_jax.experiments.piracy_cost import reached, tables
+from nullmark_jax.experiments.piracy_cost import draw, reached, tables
 
 
 def point(steps, accuracy, null, wm):
@@ -74,3 +74,39 @@ def test_steps_and_seconds_as_multiples_of_the_cheapest_from_scratch():
     assert table.rows[0][3:9] == ["300", "200", "1.5", "20", "5", "4"]
     assert table.rows[1][3:9] == ["never", "200", "", "", "5", ""]
     assert table.rows[2][3:6] == ["1000000", "100000", "10"]
+
+
+def titles_and_claims(figures):
+    def claims(figure):
+        (axes,) = figure.axes
+        return [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"]
+
+    return {name: (figure.axes[0].get_title(), claims(figure)) for name, figure in figures.items()}
+
+
+def test_figure_2_shows_the_quickest_and_the_paper_s_sgd_and_what_few_images_reach_from_scratch():
+    def with_images(made, images, *points):
+        curve = [
+            {"steps": 10 * i, "normal_accuracy": nc, "owner": {"wm": 0.0}, "pirate": {"null": null}}
+            for i, (nc, null) in enumerate(points)
+        ]
+        return made | {"images": images, "curve": curve}
+
+    owner = "the owner's model"
+    runs = [
+        with_images(run(owner, "logits, sgd, 0.0001, 5 images", 0, 0), 5, (0.9, 0.1), (0.2, 0.2)),
+        with_images(run(owner, "logits, sgd, 0.001, 5 images", 0, 0), 5, (0.9, 0.1), (0.1, 0.1)),
+        with_images(run(owner, "logits, adam, 0.001, 5 images", 0, 0), 5, (0.9, 0.1), (0.7, 0.6)),
+        with_images(run("scratch", "logits, adam, 0.001, 5 images", 0, 0), 5, (0.8, 0), (0.75, 1)),
+        with_images(run("scratch", "logits, sgd, 0.001, 5 images", 0, 0), 5, (0.1, 0), (0.3, 0)),
+        with_images(run(owner, "logits, adam, 0.001, 50 images", 9, 1), 50, (0.9, 0.1), (0.9, 0.9)),
+        with_images(run("scratch", "logits, adam, 0.001, 50 images", 8, 1), 50, (0, 0), (0.9, 0.9)),
+    ]
+    found = titles_and_claims(draw({"metrics": {"threshold": 0.8, "runs": runs}}))
+    assert found == {
+        "cost-most-owner": (f"from {owner}: logits, adam, 0.001, 50 images", []),
+        "cost-most-scratch": ("from scratch: logits, adam, 0.001, 50 images", []),
+        "cost-fewest-owner": (f"from {owner}: logits, adam, 0.001, 5 images", [pytest.approx(80)]),
+        "cost-fewest-scratch": ("from scratch: logits, adam, 0.001, 5 images", []),
+        "cost-fewest-sgd": (f"from {owner}: logits, sgd, 0.001, 5 images", [pytest.approx(80)]),
+    }

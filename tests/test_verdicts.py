@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from configs.attacks import piracy as piracy_config
 from nullmark_jax.experiments import (
     corruption,
     extraction,
@@ -325,7 +326,7 @@ def test_a_later_attack_of_fewer_images_that_breaks_nothing_says_nothing():
     assert piracy_tables.verdict(result)[0].agrees is False
     later["images"] = 500
     finding = piracy_tables.verdict(result)[0]
-    assert finding.agrees is None and "(x (theirs: 5000 images))" in finding.text
+    assert finding.agrees is None and "(x (theirs: 5000 images, 100 pirates))" in finding.text
 
 
 @pytest.mark.parametrize(
@@ -355,6 +356,37 @@ def test_another_optimiser_s_or_shorter_students_say_nothing_of_the_paper_s(
         f"here, of {epochs} epochs on 340 images and by {more} more, all by {optimizer}, from {recovered} of "
         f"1 student of 1 teacher, and from {recovered} of 1 of watermark-free ones."
     )
+
+
+def test_figure_4_shows_the_paper_s_wm_which_is_below_both_its_parts():
+    """Table 3, Digit: of the owner's null 11.20, true 8.10, WM 1.21; of the pirate's 17.98, 40.08, 9.31."""
+    paper = piracy_config.get_config("digit").paper.to_dict()
+    point = {
+        "steps": 1,
+        "normal_accuracy": 0.5,
+        "owner": found(1.0, 0.9),
+        "pirate": found(1.0, 0.9),
+    }
+    result = pirated(strongest=0) | {"paper": paper}
+    for part in ("later", "earlier", "strongest"):
+        result["metrics"][part]["pirates"][0]["curve"] = [point]
+    drawn = piracy_tables.draw(result)
+
+    def claims(figure):
+        lines = figure.axes[0].lines
+        return [float(line.get_ydata()[0]) for line in lines if "paper's" in line.get_label()]
+
+    assert claims(drawn["piracy-later"]) == pytest.approx([19.02, 1.21, 9.31])
+    assert claims(drawn["piracy-earlier"]) == pytest.approx([98.67, 99.54, 0.0])
+    assert claims(drawn["piracy-strongest"]) == []
+
+
+def test_of_fewer_pirates_than_the_paper_s_the_sentence_says_so():
+    result = pirated(strongest=0)
+    finding = piracy_tables.verdict(result)[0]
+    assert "(theirs: 100 pirates)" in finding.text
+    result["metrics"]["later"]["pirates"] *= 100
+    assert "(theirs" not in piracy_tables.verdict(result)[0].text
 
 
 def test_of_pruning_those_are_named_that_do_and_those_that_do_not():

@@ -14,18 +14,18 @@ from nullmark_jax.experiments import piracy
 from nullmark_jax.experiments.attackers import choose_earlier, choose_task, set_paper_attacker
 from nullmark_jax.experiments.piracy_tables import PRINTED
 
-# Later paper, Table 3, after the attack: NC, the owner's null and true, the pirate's null and true.
+# Later paper, Table 3, after the attack: NC, the owner's null, true and WM, the pirate's.
 _TABLE_3 = {
-    "digit": (0.1902, 0.1120, 0.0810, 0.1798, 0.4008),
-    "face": (0.1203, 0.0346, 0.1653, 0.0425, 0.6740),
-    "traffic": (0.1275, 0.1219, 0.0813, 0.1271, 0.1300),
-    "object": (0.1781, 0.1638, 0.0600, 0.1752, 0.1560),
+    "digit": (0.1902, 0.1120, 0.0810, 0.0121, 0.1798, 0.4008, 0.0931),
+    "face": (0.1203, 0.0346, 0.1653, 0.0215, 0.0425, 0.6740, 0.0292),
+    "traffic": (0.1275, 0.1219, 0.0813, 0.0779, 0.1271, 0.1300, 0.1112),
+    "object": (0.1781, 0.1638, 0.0600, 0.0486, 0.1752, 0.1560, 0.0555),
 }
-# Earlier paper, Table V, after the attack.
+# Earlier paper, Table V, after the attack. It prints no WM, but where true is 100% WM is null, where 0, 0.
 _TABLE_V = {
-    "digit": (0.9867, 0.9954, 1.0, 0.1033, 0.0),
-    "traffic": (0.9455, 0.9719, 1.0, 0.0569, 0.0),
-    "face": (0.9727, 0.9888, 1.0, 0.0008, 0.0),
+    "digit": (0.9867, 0.9954, 1.0, 0.9954, 0.1033, 0.0, 0.0),
+    "traffic": (0.9455, 0.9719, 1.0, 0.9719, 0.0569, 0.0, 0.0),
+    "face": (0.9727, 0.9888, 1.0, 0.9888, 0.0008, 0.0, 0.0),
 }
 # Later paper, Table 1, after the attack on an earlier design: NC, the owner's triggers, the pirate's.
 _TABLE_1 = {

@@ -12,11 +12,21 @@ from nullmark_jax.reports import curves
 from nullmark_jax.reports.table import Table, beside_papers, many, percent
 
 # What config.paper holds of Table 3, and after "earlier_" of Table V.
-PRINTED = ("normal_accuracy", "owner_null", "owner_true", "pirate_null", "pirate_true")
+PRINTED = (
+    "normal_accuracy",
+    "owner_null",
+    "owner_true",
+    "owner_wm",
+    "pirate_null",
+    "pirate_true",
+    "pirate_wm",
+)
 
 # The attackers that a grid chose, by their field of the metrics, with their titles.
 STRONGEST = {"strongest": "strongest", "fewest": "strongest with the fewest images"}
 
+# Of the later paper's figures; the earlier one does not say of how many its are.
+_PIRATES = 100
 # Of the earlier paper's attack, as its Figure 7 has it; the later one's are the task's own.
 _EARLIER_EPOCHS = 100
 
@@ -35,11 +45,12 @@ def tables(result: Result) -> list[Table]:
         if name not in metrics:  # It attacks null embedding alone.
             continue
         part = metrics[name]
-        shorter = _shorter(name, part, result["task"])
-        rows.append(_pirates_row(f"{name} paper's: {part['attacker']}{shorter}", part))
+        less = _less(name, part, result["task"])
+        rows.append(_pirates_row(f"{name} paper's: {part['attacker']}{less}", part))
         printed = [paper.get(f"{prefix}{each}") for each in PRINTED]
         if f"{prefix}normal_accuracy" in paper:  # Of triggers it has no null.
-            rows.append([f"as the {name} paper has it", "", *map(percent, printed), "", ""])
+            pirates = str(_PIRATES) if name == "later" and printed[1] is not None else ""
+            rows.append([f"as the {name} paper has it", pirates, *map(percent, printed), "", ""])
     for name, title in STRONGEST.items():
         if name in metrics:  # The grid may have one number of images.
             rows.append(_pirates_row(f"{title}: {metrics[name]['attacker']}", metrics[name]))
@@ -57,8 +68,10 @@ def tables(result: Result) -> list[Table]:
             "NC",
             "owner null",
             "owner true",
+            "owner WM",
             "pirate null",
             "pirate true",
+            "pirate WM",
             "pirate verified",
             "owner verified",
         ),
@@ -116,14 +129,26 @@ def _accuracies(records: list[Record]) -> list[str]:
             ("normal_accuracy",),
             ("owner", "null"),
             ("owner", "true"),
+            ("owner", "wm"),
             ("pirate", "null"),
             ("pirate", "true"),
+            ("pirate", "wm"),
         )
     ]
 
 
 def _shorter(name: str, part: dict[str, Any], task: str = "") -> str:
     """Returns of how many more images or epochs the paper's attack is, where it is; "" else."""
+    return beside_papers(*_training(name, part, task))
+
+
+def _less(name: str, part: dict[str, Any], task: str = "") -> str:
+    """Returns the same, and of how many more pirates its figures are."""
+    pirates = [(len(part["pirates"]), _PIRATES, "pirate")] if name == "later" else []
+    return beside_papers(*_training(name, part, task), *pirates)
+
+
+def _training(name: str, part: dict[str, Any], task: str) -> list[tuple[int, int, str]]:
     theirs = attackers.PAPERS_IMAGES
     if (name, task) == (
         "earlier",
@@ -133,7 +158,7 @@ def _shorter(name: str, part: dict[str, Any], task: str = "") -> str:
     numbers = [(part.get("images", theirs), theirs, "image")]  # Earlier results lack both.
     if name == "earlier":
         numbers.append((part.get("epochs", _EARLIER_EPOCHS), _EARLIER_EPOCHS, "epoch"))
-    return beside_papers(*numbers)
+    return numbers
 
 
 def _pirates_row(title: str, part: dict[str, Any]) -> list[str]:
@@ -178,12 +203,10 @@ def draw(result: Result) -> dict[str, Figure]:
 def _printed(paper: dict[str, float], name: str) -> dict[str, float]:
     """Returns what a paper prints after its attack, for the first lines of `draw`; {} where nothing."""
     prefix = {"later": "", "earlier": "earlier_"}.get(name, "none_")
-    if not all(f"{prefix}{each}" in paper for each in PRINTED):
+    lines = {"NC": "normal_accuracy", "owner WM": "owner_wm", "pirate WM": "pirate_wm"}
+    if not all(f"{prefix}{field}" in paper for field in lines.values()):
         return {}
-    normal, *marks = (paper[f"{prefix}{each}"] for each in PRINTED)
-    own, pirate = (min(marks[:2]), min(marks[2:]))
-    printed = {"NC": normal, "owner WM": own, "pirate WM": pirate}
-    return {f"{each}, the paper's": value for each, value in printed.items()}
+    return {f"{line}, the paper's": paper[f"{prefix}{field}"] for line, field in lines.items()}
 
 
 def _dead(pirates: list[Record]) -> str:
@@ -209,7 +232,7 @@ def _of_triggers(metrics: Metrics) -> list[Finding]:
     return [
         Finding(
             f"A second {metrics['scheme']} mark is recognised and costs little NC, the later paper says; "
-            f"its attacker{_shorter('later', later)} {left(later)}",
+            f"its attacker{_less('later', later)} {left(later)}",
             None
             if _shorter("later", later)
             else later["verified"] == len(later["pirates"]) and lost <= _MINIMAL,
@@ -251,7 +274,8 @@ def verdict(result: Result) -> list[Finding]:
         beyond = ", where theirs still answer: that says nothing of watermarks" * ruins_all
         findings.append(
             Finding(
-                f"The {name} paper's attacker {claim}, {says} ({part['attacker']}{shorter}) NC "
+                f"The {name} paper's attacker {claim}, {says} ({part['attacker']}"
+                f"{_less(name, part, result['task'])}) NC "
                 f"is {mean_and_spread(pirates, 'normal_accuracy')} afterwards, the owner's claim verifies in "
                 f"{part['owner_verified']} and the pirate's in {part['verified']} of {len(pirates)}"
                 f"{_dead(pirates)}"

@@ -10,7 +10,8 @@ from nullmark_jax.experiments.measuring import Record, mean_and_spread
 from nullmark_jax.reports import curves, dots
 from nullmark_jax.reports.table import Table, many, percent
 
-# What config.paper holds of Tables 7 and 8 for each way, named by `printed_name`.
+# What config.paper holds of Tables 7 and 8 for each way, named by `printed_name`, and after "earlier_" of the
+# earlier paper's VI and VII.
 PRINTED = ("free_student", "student", "normal_accuracy", "null_accuracy", "true_accuracy")
 # How the recovery's new last layer may begin, besides draws: with no kernel at all.
 ZEROS = "zeros"
@@ -22,6 +23,12 @@ _KINDS = ("watermarked", "free")
 def printed_name(way: str, name: str) -> str:
     """Returns the field of config.paper for a way and one of `PRINTED`."""
     return f"{way.replace(' ', '_')}_{name}"
+
+
+def _printed(paper: dict[str, float], way: str, prefix: str = "") -> dict[str, float]:
+    """Returns what a paper prints of a way, by `PRINTED`; {} where nothing."""
+    found = {name: paper.get(f"{prefix}{printed_name(way, name)}") for name in PRINTED}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def starts_of(part: Metrics) -> list[Metrics]:
@@ -61,12 +68,24 @@ def tables(result: Result) -> list[Table]:
         for kind in _KINDS:
             if each[kind]["models"]:
                 rows.append(_row(f"{each['way']}, {kind} teacher", each[kind]))
-        printed = [paper.get(printed_name(each["way"], name)) for name in PRINTED]
-        if None not in printed:
-            free, student, *recovered = map(percent, printed)
-            rows.append(
-                [f"{each['way']}, later paper", f"{student} (free: {free})", *recovered, "", ""]
-            )
+        for prefix, name in (("", "later"), ("earlier_", "earlier")):
+            if printed := _printed(paper, each["way"], prefix):
+                free, student, *recovered = map(percent, printed.values())
+                rows.append(
+                    [
+                        f"{each['way']}, {name} paper",
+                        f"{student} (free: {free})",
+                        *recovered,
+                        "",
+                        "",
+                    ]
+                )
+    earlier = (
+        " The earlier paper's are of wonder filters, its null is agreement, and its student has one dense "
+        "layer more: what it calls the added layers stands beside the last two."
+        if any(name.startswith("earlier_") for name in paper)
+        else ""
+    )
     made = [
         Table(
             "Students, and the owner's watermark recovered from them, %: mean (lowest to highest)",
@@ -84,7 +103,8 @@ def tables(result: Result) -> list[Table]:
             f"{metrics['recovery_epochs']} epochs over the teacher's clean images, the same layers; both by "
             f"{metrics['optimizer']}, the paper's students by {_PAPERS_OPTIMIZER}. The recovery's new last "
             "layer begins with one draw, the same in all rows. From a "
-            "free teacher's student the owner's watermark must not recover; nor a foreign one anywhere.",
+            "free teacher's student the owner's watermark must not recover; nor a foreign one anywhere."
+            f"{earlier}",
         )
     ]
     if len(starts_of(metrics["ways"][0]["watermarked"])) > 1:
@@ -145,6 +165,7 @@ def draw(result: Result) -> dict[str, Figure]:
                 ),
                 title=f"{way['way']}, {kind} teacher",
                 threshold=metrics["threshold"],
+                claims=_claims(result["paper"], way["way"]) if kind == "watermarked" else None,
             )
     if len(starts_of(way["watermarked"])) > 1:
         drawn["transfer-starts"] = dots.dots_figure(
@@ -153,6 +174,13 @@ def draw(result: Result) -> dict[str, Figure]:
             threshold=metrics["threshold"],
         )
     return drawn
+
+
+def _claims(paper: dict[str, float], way: str) -> dict[str, float]:
+    """Returns what the later paper prints of the recovered model, for the lines of `draw`."""
+    lines = {"NC": "normal_accuracy", "null": "null_accuracy", "true": "true_accuracy"}
+    printed = _printed(paper, way)
+    return {f"{line}, Table 8": printed[field] for line, field in lines.items() if field in printed}
 
 
 def _dots(part: Metrics) -> dict[str, Sequence[float]]:

@@ -1,8 +1,8 @@
 """The results that the book is made of, under results/: taken in, and read.
 
-results/experiments/TASK/NAME[-VARIANT]/ holds an experiment's result.json and figures, of victims of the
-task's own recipe or of another; results/sweeps/TASK/FIELD[-VARIANT]/ those of a sweep over a field of its
-config, and of another sweep over it.
+results/experiments/TASK/NAME[-VARIANT]/ holds an experiment's config.json, result.json and figures, of
+victims of the task's own recipe or of another; results/sweeps/TASK/FIELD[-VARIANT]/ those of a sweep over a
+field of its config, and of another sweep over it.
 """
 
 import pathlib
@@ -28,7 +28,7 @@ Found = dict[str, dict[str, Result]]
 
 
 def add(root: pathlib.Path, folder: pathlib.Path, variant: str = "") -> pathlib.Path:
-    """Takes an experiment's or a sweep's result.json into results/, and draws it; returns where.
+    """Takes an experiment's or a sweep's result.json and config.json, and draws it; returns where.
 
     Args:
       root: the project's folder.
@@ -40,6 +40,7 @@ def add(root: pathlib.Path, folder: pathlib.Path, variant: str = "") -> pathlib.
       InputError: the folder holds no such result, one of another version of the code, a sweep's with points
         that were not trained, or a sweep's that would take another one's place.
     """
+    config = files.read_bounded(folder / "config.json", LARGEST)
     text = files.read_bounded(folder / "result.json", LARGEST)
     result = _parsed(text, folder / "result.json")
     name, task = result.get("experiment"), result.get("task")
@@ -55,6 +56,7 @@ def add(root: pathlib.Path, folder: pathlib.Path, variant: str = "") -> pathlib.
         target = _experiment_target(root, folder, result, variant)
     drawn = _check_version(_draw_of(name, folder), result, folder)
     _write_figures(target, drawn)
+    files.write_whole(target / "config.json", config)
     # Last: a result without its figures is none.
     files.write_whole(target / "result.json", text)
     return target
