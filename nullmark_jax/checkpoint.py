@@ -1,15 +1,18 @@
 """Checkpoints of a training run (orbax), whole or absent whatever interrupts, and checked when read."""
 
 import contextlib
+import dataclasses
 import hashlib
+import io
 import logging
+import os
 import pathlib
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,6 +25,7 @@ from nullmark_jax.training import StepMetrics, TrainState
 
 _KEPT = 2
 _MARGIN = 2**20
+_ARRAYS, _DIGEST = "arrays.npz", "sha256"
 _LOG = logging.getLogger(__name__)
 
 
@@ -37,12 +41,46 @@ class Checkpoint(NamedTuple):
     metrics: StepMetrics
 
 
+class _Handler(ocp.CheckpointHandler):
+    """Writes arrays as one .npz file, and its SHA-256 beside it; what has another digest is not parsed.
+
+    Orbax's own handler has tensorstore write them, which leaves some memory behind with every array: a run of
+    many short epochs would grow.
+    """
+
+    def save(self, directory: Any, args: "_Arrays") -> None:
+        buffer = io.BytesIO()
+        np.savez(buffer, **args.arrays)
+        digest = hashlib.sha256(buffer.getbuffer()).hexdigest().encode()
+        for name, data in ((_ARRAYS, buffer.getbuffer()), (_DIGEST, digest)):
+            with open(pathlib.Path(directory) / name, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+
+    def restore(self, directory: Any, args: "_Arrays | None" = None) -> dict[str, np.ndarray]:
+        data = (pathlib.Path(directory) / _ARRAYS).read_bytes()
+        digest = (pathlib.Path(directory) / _DIGEST).read_bytes()
+        if hashlib.sha256(data).hexdigest().encode() != digest:
+            raise ValueError("its SHA-256 differs")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return dict(arrays)
+
+
+@ocp.args.register_with_handler(_Handler, for_save=True, for_restore=True)
+@dataclasses.dataclass
+class _Arrays(ocp.args.CheckpointArgs):  # type: ignore[misc]  # Orbax's class has no types.
+    """What `_Handler` takes: arrays by name, to be saved."""
+
+    arrays: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
 class Checkpoints:
     """The checkpoints of one run folder, each named by its number of steps; a context manager.
 
     Orbax writes a checkpoint to a temporary folder and renames it, so a run killed while it writes
-    finds the one before. SIGINT and SIGTERM wait until orbax is done. With each goes the SHA-256 of what
-    is in it, so that one whose bytes changed on the disk is not taken for a training's state.
+    finds the one before. SIGINT and SIGTERM wait until orbax is done. With each goes the SHA-256 of its
+    file, so that one whose bytes changed on the disk is not taken for a training's state.
 
     Of several processes one alone may open it.
 
@@ -67,7 +105,7 @@ class Checkpoints:
             for part in self._directory.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(part)
             self._manager = ocp.CheckpointManager(
-                self._directory, options=options, item_names=("state", "digest")
+                self._directory, options=options, item_handlers=_Handler()
             )
 
     def __enter__(self) -> "Checkpoints":
@@ -89,17 +127,13 @@ class Checkpoints:
           InputError: the folder cannot be written or is full; nothing of this checkpoint is left.
         """
         # Host arrays: the file is the same whatever devices trained it.
-        arrays = jax.tree.map(np.asarray, checkpoint)
-        self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
-        step = int(arrays.state.step)
-        saved = ocp.args.Composite(
-            state=ocp.args.StandardSave(arrays),
-            digest=ocp.args.JsonSave({"sha256": _digest(arrays)}),
-        )
+        arrays = {name: np.asarray(leaf) for name, leaf in _named(checkpoint).items()}
+        self._check_room(sum(array.nbytes for array in arrays.values()))
+        step = int(checkpoint.state.step)
         path = self._directory / str(step)
         try:
             with _orbax(f"{path}: cannot be written", "give a folder with room"):
-                self._manager.save(step, args=saved)
+                self._manager.save(step, args=_Arrays(arrays))
                 self._manager.wait_until_finished()
         except InputError:
             for part in self._directory.glob(f"{step}.*tmp*"):
@@ -144,31 +178,29 @@ class Checkpoints:
         return like
 
     def _read(self, step: int, like: Checkpoint) -> Checkpoint:
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
         damaged = f"{self._directory / str(step)}: is not a whole checkpoint of this run"
         remedy = f"delete {self._directory} to begin anew"
         with _orbax(damaged, remedy):
-            read = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(shapes), digest=ocp.args.JsonRestore()
-                ),
-            )
-        restored = jax.tree.map(np.asarray, read["state"])
-        found = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), restored)
-        if found != shapes:
+            arrays = self._manager.restore(step, args=_Arrays())
+        if _forms(arrays) != _forms(_named(like)):
             raise InputError(f"{damaged} (its shapes differ); {remedy}")
-        if read["digest"] != {"sha256": _digest(restored)} or int(restored.state.step) != step:
-            raise InputError(f"{damaged} (its SHA-256 differs); {remedy}")
-        return restored
+        leaves = [arrays[name] for name in _named(like)]
+        found: Checkpoint = jax.tree.unflatten(jax.tree.structure(like), leaves)
+        if int(found.state.step) != step:
+            raise InputError(f"{damaged} (it is of step {found.state.step}); {remedy}")
+        return found
 
 
-def _digest(checkpoint: Checkpoint) -> str:
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(checkpoint):
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}\n".encode())
-        digest.update(np.ascontiguousarray(leaf).data)
-    return digest.hexdigest()
+def _named(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Returns a checkpoint's arrays by their paths, in the tree's order."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(checkpoint)
+    }
+
+
+def _forms(arrays: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    return {name: (leaf.shape, np.dtype(leaf.dtype)) for name, leaf in arrays.items()}
 
 
 @contextlib.contextmanager

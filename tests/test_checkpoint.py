@@ -1,9 +1,11 @@
 """checkpoint.py: whole or absent, and one line where it cannot be."""
 
-import json
 import os
+import pathlib
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -78,22 +80,28 @@ def test_what_a_killed_process_left_is_ignored_and_removed(folder, capfd):
     assert capfd.readouterr().err == ""
 
 
+def item(step):
+    """The folder of a checkpoint's own files, in orbax's."""
+    (arrays,) = step.rglob("arrays.npz")
+    return arrays.parent
+
+
 def damage(step, kind):
-    if kind == "no manifest":
-        (step / "state" / "manifest.ocdbt").unlink()
-    elif kind == "no metadata":
-        (step / "state" / "_METADATA").unlink()
-    elif kind == "garbage":
-        for path in (step / "state").rglob("*"):
-            if path.is_file():
-                path.write_bytes(b"garbage")
+    arrays, digest = item(step) / "arrays.npz", item(step) / "sha256"
+    if kind == "no arrays":
+        arrays.unlink()
     elif kind == "no digest":
-        shutil.rmtree(step / "digest")
+        digest.unlink()
+    elif kind == "cut":
+        arrays.write_bytes(arrays.read_bytes()[:-1])
+    elif kind == "garbage":
+        for path in (arrays, digest):
+            path.write_bytes(b"garbage")
     else:
-        shutil.rmtree(step / "state")
+        shutil.rmtree(item(step))
 
 
-DAMAGES = ["no manifest", "no metadata", "garbage", "no digest", "no state"]
+DAMAGES = ["no arrays", "no digest", "cut", "garbage", "nothing"]
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
@@ -113,7 +121,7 @@ def test_the_one_before_a_damaged_checkpoint_is_taken(folder, kind, capfd, caplo
 
 
 def test_all_damaged_is_one_line_with_the_way_on(folder, capfd):
-    damage(folder / "1", "no manifest")
+    damage(folder / "1", "no arrays")
     damage(folder / "2", "garbage")
     with pytest.raises(InputError) as failure:
         latest(folder)
@@ -124,38 +132,39 @@ def test_all_damaged_is_one_line_with_the_way_on(folder, capfd):
     assert sorted(entry.name for entry in folder.iterdir()) == ["1", "2"]
 
 
-def test_a_checkpoint_with_a_flipped_byte_is_refused_wherever_it_is(folder, tmp_path):
-    """Or the byte does not matter: what is read is what was saved, or the one before."""
-    flipped = refused = 0
+def test_a_checkpoint_with_a_flipped_bit_is_refused_wherever_it_is(folder, tmp_path):
+    """In our files; a flipped bit in one of orbax's own does not matter."""
     rng = np.random.default_rng(0)
-    for path in sorted((folder / "2").rglob("*")):
-        if not path.is_file() or not path.stat().st_size:
-            continue
-        copy = tmp_path / f"copy-{flipped}"
-        shutil.copytree(folder, copy)
-        target = copy / path.relative_to(folder)
-        content = bytearray(path.read_bytes())
-        at = rng.integers(len(content))
-        content[at] ^= 1 << rng.integers(8)
-        target.write_bytes(content)
-        found = latest(copy)
-        step = int(found.state.step)
-        assert equal(found, checkpoint_of(step)), (path, at)
-        flipped += 1
-        refused += step == 1
-    assert flipped >= 5 and refused >= 2
+    ours = set(item(folder / "2").glob("*")) - {item(folder / "2") / "commit_success.txt"}
+    assert {path.name for path in ours} == {"arrays.npz", "sha256"}
+    with Checkpoints(folder) as checkpoints:
+        for path in sorted(path for path in (folder / "2").rglob("*") if path.is_file()):
+            whole = path.read_bytes()
+            places = range(0, len(whole), 1 if len(whole) < 100 else 23)
+            for at in places if path in ours else places[:2]:
+                content = bytearray(whole)
+                content[at] ^= 1 << rng.integers(8)
+                path.write_bytes(content)
+                if path in ours:
+                    with pytest.raises(InputError, match="its SHA-256 differs"):
+                        checkpoints._read(2, checkpoint_of(0))
+                else:
+                    assert equal(checkpoints._read(2, checkpoint_of(0)), checkpoint_of(2)), (
+                        path,
+                        at,
+                    )
+                path.write_bytes(whole)
+    assert equal(latest(folder), checkpoint_of(2))
 
 
-def test_a_value_that_changed_under_valid_files_is_refused(folder):
-    """As a store would write it that was given other values: its own checksums are right."""
-    other = folder.with_name("other")
-    with Checkpoints(other) as checkpoints:
-        changed = checkpoint_of(2)
-        kernel = changed.state.params["conv_1"]["kernel"]
-        changed.state.params["conv_1"]["kernel"] = kernel.at[0, 0].add(1e-6)
-        checkpoints.save(changed)
-    shutil.rmtree(folder / "2" / "state")
-    shutil.copytree(other / "2" / "state", folder / "2" / "state")
+def test_a_checkpoint_in_another_one_s_place_is_refused(folder):
+    shutil.rmtree(folder / "2")
+    shutil.copytree(folder / "1", folder / "2")
+    with (
+        Checkpoints(folder) as checkpoints,
+        pytest.raises(InputError, match=r"\(it is of step 1\)"),
+    ):
+        checkpoints._read(2, checkpoint_of(0))
     assert equal(latest(folder), checkpoint_of(1))
 
 
@@ -213,8 +222,40 @@ def test_it_works_outside_the_main_thread(tmp_path):
     assert results == [0]
 
 
-def test_no_pickle_in_a_checkpoint(folder):
+def test_arrays_are_numpy_s_and_no_pickle_is_among_them(folder):
+    with np.load(item(folder / "2") / "arrays.npz", allow_pickle=False) as arrays:
+        kernel = arrays["state/params/conv_1/kernel"]
+        assert len(arrays) == len(jax.tree.leaves(checkpoint_of(2)))
+    np.testing.assert_array_equal(kernel, checkpoint_of(2).state.params["conv_1"]["kernel"])
     for path in folder.rglob("*"):
         if path.is_file():
             assert not path.read_bytes().startswith(b"\x80"), path
-    json.loads((folder / "2" / "state" / "_METADATA").read_text())
+
+
+_SAVES = """
+import sys, pathlib, logging
+sys.path.insert(0, sys.argv[1])
+import test_checkpoint as its
+def resident():
+    return next(int(x.split()[1]) for x in open("/proc/self/status") if x.startswith("VmRSS"))
+with its.Checkpoints(pathlib.Path(sys.argv[2])) as checkpoints:
+    for step in range(1, 401):
+        checkpoints.save(its.checkpoint_of(step))
+        if step in (100, 400):
+            print(resident())
+"""
+
+
+@pytest.mark.slow
+def test_saving_many_leaves_no_memory_behind(tmp_path):
+    """Less than 3 KiB each over 300; orbax's own handler leaves some 10 KiB, and more of more arrays."""
+    command = [
+        sys.executable,
+        "-c",
+        _SAVES,
+        str(pathlib.Path(__file__).parent),
+        str(tmp_path / "c"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert after - before < 3 * 300

@@ -16,6 +16,7 @@ import time
 from typing import ClassVar
 
 import compiled_programs
+import disks
 import pytest
 import tiny_task
 
@@ -58,7 +59,7 @@ class Process:
     started: ClassVar[list] = []
 
     def __init__(
-        self, config, workdir, *arguments, limit=None, own_key=False, cache=True, slow_disk=None
+        self, config, workdir, *arguments, limit=None, own_key=False, cache=True, disk=None
     ):
         experiment = () if own_key else tiny_task.EXPERIMENT
         command = [sys.executable, "-m", "nullmark_jax.main", f"--config={config}"]
@@ -66,8 +67,8 @@ class Process:
         environment = {}
         if cache:
             environment |= compiled_programs.shared(self.cache)
-        if slow_disk is not None:
-            environment["LD_PRELOAD"] = str(slow_disk)
+        if disk is not None:
+            environment |= {"LD_PRELOAD": str(disk), disks.FOLDER: str(workdir)}
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -236,49 +237,49 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(unbroken, confi
     assert_same_run(tmp_path, unbroken)
 
 
-# Every call that writes to a file is held for a moment, whatever library makes it: orbax's, NumPy's, ours.
-SLOW_DISK = """
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <sys/stat.h>
-#include <sys/uio.h>
-#include <unistd.h>
-
-static void hold(int descriptor) {
-  struct stat status;
-  if (!fstat(descriptor, &status) && S_ISREG(status.st_mode)) usleep(20000);
-}
-
-#define HELD(type, name, parameters, arguments)      \\
-  type name parameters {                             \\
-    static type(*next) parameters;                   \\
-    if (!next) *(void **)&next = dlsym(RTLD_NEXT, #name); \\
-    hold(descriptor);                                \\
-    return next arguments;                           \\
-  }
-
-HELD(ssize_t, write, (int descriptor, const void *data, size_t size), (descriptor, data, size))
-HELD(ssize_t, writev, (int descriptor, const struct iovec *parts, int count), (descriptor, parts, count))
-HELD(int, fsync, (int descriptor), (descriptor))
-"""
+@pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
+@pytest.mark.parametrize(
+    ("becomes", "reason"),
+    [("full", "No space left on device"), ("read-only", "Read-only file system")],
+)
+def test_a_disk_that_becomes_full_or_read_only_is_one_line_and_the_run_goes_on_once_it_is_mended(
+    unbroken, config_file, tmp_path, becomes, reason
+):
+    library = disks.library("broken", tmp_path)
+    folder, switch = tmp_path / "run", tmp_path / f"run.{becomes}"
+    started = Process(config_file, folder, *MANY, disk=library)
+    started.wait_for("epoch 3:")
+    switch.touch()
+    code, out, err = started.end()
+    lines = [line for line in err.splitlines() if line and not line.startswith("epoch ")]
+    assert code == 2 and out == "" and len(lines) == 1, err
+    assert f"cannot be written ({reason}); give a folder with room" in lines[0]
+    # A new start finds the same.
+    code, out, err = Process(config_file, folder, *MANY, disk=library).end()
+    assert code == 2 and out == "" and reason in err and len(err.strip().splitlines()) == 1, err
+    assert not (folder / "result.json").exists()
+    if becomes == "full":  # Of a read-only one nothing can be removed, either.
+        assert not [path for path in folder.rglob("*") if path.name.endswith((".part", "-tmp"))]
+    switch.unlink()
+    finished(config_file, folder, *MANY, disk=library, status=(0,))
+    assert_same_run(folder, unbroken)
+    assert not [path for path in folder.rglob("*") if path.name.endswith((".part", "-tmp"))]
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
 def test_on_a_slow_disk_it_stops_in_time_is_killed_in_a_checkpoint_and_ends_with_the_same_bytes(
     unbroken, config_file, tmp_path
 ):
-    source, library = tmp_path / "slow.c", tmp_path / "slow.so"
-    source.write_text(SLOW_DISK)
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    library = disks.library("slow", tmp_path)
     folder = tmp_path / "run"
-    started = Process(config_file, folder, *MANY, slow_disk=library)
+    started = Process(config_file, folder, *MANY, disk=library)
     started.wait_for("epoch 2:")
     assert str(library) in pathlib.Path(f"/proc/{started.process.pid}/maps").read_text()
     started.process.terminate()
     asked = time.monotonic()
     assert started.end()[0] == 0
     assert time.monotonic() - asked < 30
-    started = Process(config_file, folder, *MANY, slow_disk=library)
+    started = Process(config_file, folder, *MANY, disk=library)
     started.wait_for("epoch 6:")
     # A checkpoint is written aside, and takes long here.
     while True:
