@@ -4,16 +4,18 @@
     python benchmarks/endurance.py --what=memory [--json] [--figure=OUT.png] -- --config=FILE.py ...
 
 What stands behind -- goes to `python -m nullmark_jax.main`, but for --workdir; name a key and a timestamp.
-`kills` starts the run again and again, each time killed at a moment drawn at random: one in four within the
-first --within seconds after the start (imports, compilation), the others within half a second after the first
-to fifth epoch since (steps, checkpoints, files, whatever it is at). Then it lets it end, and compares its
-files with those of a run that nothing stopped, byte for byte; exit status 1 where one differs. `memory` lets
-a run end and reads its resident memory from /proc about once an epoch.
+`kills` starts the run again and again, each time killed at a moment drawn uniformly from the time that it
+will still take (imports, compilation and the files at its end included), by what a run took that nothing
+stopped; one that ends before is followed by another one. Then it lets the last one end, and compares all of
+them with the one that nothing stopped, byte for byte; exit status 1 where a file differs. `memory` lets a run
+end and reads its resident memory from /proc about once an epoch.
 """
 
+import itertools
 import json
 import pathlib
 import random
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -26,12 +28,11 @@ from absl import app, flags
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from nullmark_jax import environment
+
 _WHAT = flags.DEFINE_enum("what", None, ["kills", "memory"], "Which.", required=True)
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
 _KILLS = flags.DEFINE_integer("kills", 50, "How often it is killed.", lower_bound=1)
-_WITHIN = flags.DEFINE_float(
-    "within", 8.0, "Latest of the moments after a start, seconds.", lower_bound=0
-)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
 _FIGURE = flags.DEFINE_string("figure", None, "Draw the memory's curve here.")
 
@@ -46,11 +47,15 @@ def start(arguments: list[str], workdir: pathlib.Path) -> subprocess.Popen:
         return subprocess.Popen(command, stdout=log, stderr=log)
 
 
-def finish(arguments: list[str], workdir: pathlib.Path) -> None:
-    """Runs to the end."""
-    process = start(arguments, workdir)
-    process.wait()
+def finish(arguments: list[str], workdir: pathlib.Path) -> list[float]:
+    """Runs to the end; returns the seconds from the start to each epoch, and to the end."""
+    began, process = time.monotonic(), start(arguments, workdir)
+    at: list[float] = []
+    while process.poll() is None:
+        at += [time.monotonic() - began] * (epochs_done(workdir) - len(at))
+        time.sleep(0.02)
     check_ended(process, workdir)
+    return [*at, time.monotonic() - began]
 
 
 def check_ended(process: subprocess.Popen, workdir: pathlib.Path) -> None:
@@ -62,31 +67,29 @@ def check_ended(process: subprocess.Popen, workdir: pathlib.Path) -> None:
 def kills(arguments: list[str], folder: pathlib.Path) -> dict:
     """Returns what --json prints of `kills`."""
     whole = folder / "whole"
-    finish(arguments, whole)
-    epochs = epochs_done(whole)
+    *each_epoch, end = finish(arguments, whole)
+    epochs = len(each_epoch)
     moments = random.Random(_SEED.value)
-    at = {"before the first epoch": 0, "in training": 0, "after the last epoch": 0}
-    runs = [folder / "run-1"]
+    # Where it was, by the epochs that it had done: as it started, now or before, and when it was killed.
+    at = {"before an epoch of its own": 0, "between its epochs": 0, "after the last epoch": 0}
+    names = (folder / f"run-{number}" for number in itertools.count(1))
+    runs = [next(names)]
     while sum(at.values()) < _KILLS.value:
         before = epochs_done(runs[-1])
+        # It starts as the first did, and goes on where it was.
+        skipped = each_epoch[before - 1] - each_epoch[0] if before else 0.0
         process = start(arguments, runs[-1])
-        if moments.random() < 0.25:
-            soon = moments.uniform(0, _WITHIN.value)
-        else:
-            more, soon = moments.randint(1, 5), moments.uniform(0, 0.5)
-            while process.poll() is None and epochs_done(runs[-1]) < min(before + more, epochs):
-                time.sleep(0.02)
         try:
-            process.wait(soon)
+            process.wait(moments.uniform(0, end - skipped))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             done = epochs_done(runs[-1])
-            when = "in training" if 0 < done < epochs else "after the last epoch"
-            at[when if done else "before the first epoch"] += 1
-        else:  # It had ended before: the next kills are another run's.
+            place = 2 if done == epochs else int(done > before)
+            at[list(at)[place]] += 1
+        else:
             check_ended(process, runs[-1])
-            runs.append(folder / f"run-{len(runs) + 1}")
+            runs.append(next(names))
     finish(arguments, runs[-1])
     same = {
         name: all((whole / name).read_bytes() == (run / name).read_bytes() for run in runs)
@@ -102,6 +105,7 @@ def kills(arguments: list[str], folder: pathlib.Path) -> dict:
         "kills": at,
         "runs": len(runs),
         "epochs": epochs,
+        "seconds_unbroken": end,
         "same_bytes": same,
         "left_behind": left,
     }
@@ -163,7 +167,8 @@ def main(argv: list[str]) -> None:
     if _WHAT.value == "memory" and _FIGURE.value:
         draw(found, _FIGURE.value)
     if _JSON.value:
-        print(json.dumps(found))
+        command = shlex.join(["python", "benchmarks/endurance.py", *sys.argv[1:]])
+        print(json.dumps({**found, "environment": environment.describe(command)}))
     elif _WHAT.value == "memory":
         print(
             f"{found['epochs'][-1]} epochs: {found['resident_bytes'][-1] / 2**20:.0f} MiB at the end, "

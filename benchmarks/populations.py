@@ -12,6 +12,7 @@ run. Times are of the whole population.
 
 import functools
 import json
+import shlex
 import statistics
 import sys
 from collections.abc import Callable
@@ -22,7 +23,7 @@ import numpy as np
 from absl import app, flags
 
 import contestant
-from nullmark_jax import process
+from nullmark_jax import environment, process
 
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
 _TASK = flags.DEFINE_enum("task", "digit", ["digit", "face", "traffic", "object"], "Net to time.")
@@ -162,7 +163,8 @@ def main(argv: list[str]) -> None:
         return
     results = {population: compare(population) for population in _POPULATIONS.value}
     if _JSON.value:
-        print(json.dumps(results))
+        command = shlex.join(["python", "benchmarks/populations.py", *sys.argv[1:]])
+        print(json.dumps({**results, "environment": environment.describe(command)}))
         return
     print(f"{_TASK.value}, {_MEMBERS.value} of each")
     for population, ways in results.items():

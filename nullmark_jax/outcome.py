@@ -16,8 +16,6 @@ from nullmark_jax.folder import to_json
 from nullmark_jax.marks import Marks
 from nullmark_jax.metrics import Counts, TriggerCounts
 from nullmark_jax.owner import Owner
-from nullmark_jax.reports import figures
-from nullmark_jax.reports.trigger_set import trigger_set_figure
 
 COMMITMENTS = "nullmark-commitments/1"
 
@@ -276,6 +274,10 @@ def draw(
     config: ml_collections.ConfigDict,
 ) -> None:
     """Writes the run's figures: the mark, an image with its copies, the training curves."""
+    # At a run's end: matplotlib takes as long to import as jax, and would hold up every first step.
+    from nullmark_jax.reports import figures
+    from nullmark_jax.reports.trigger_set import trigger_set_figure
+
     if isinstance(marks, Triggers):
         drawn = {"triggers": trigger_set_figure(test.images, marks)}
     else:

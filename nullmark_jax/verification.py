@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
+from scipy import special
 
 from nullmark_jax import checks, embedding, metrics
 from nullmark_jax import claim as claims
@@ -228,8 +228,9 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tu
     n = checks.integer("trials", trials, 1, 2**53)
     k = checks.integer("successes", successes, 0, n)
     tail = (1 - _check_rate("confidence", confidence, at_most_one=False)) / 2
-    low = float(scipy.stats.beta.ppf(tail, k, n - k + 1)) if k > 0 else 0.0
-    high = float(scipy.stats.beta.isf(tail, k + 1, n - k)) if k < n else 1.0
+    # Beta's quantiles; scipy.stats has them as well, and takes longer to import than jax.
+    low = float(special.betaincinv(k, n - k + 1, tail)) if k > 0 else 0.0
+    high = float(special.betainccinv(k + 1, n - k, tail)) if k < n else 1.0
     return low, high
 
 

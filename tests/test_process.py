@@ -1,4 +1,4 @@
-"""Freed memory is reused, measured in page faults, and BLAS has one thread; in fresh processes."""
+"""Freed memory is reused, measured in page faults, BLAS has one thread, imports wait; in fresh processes."""
 
 import os
 import platform
@@ -70,3 +70,10 @@ def test_blas_has_one_thread():
     count, *threads = fresh(THREADS, OPENBLAS_NUM_THREADS="2")
     assert count >= 1
     assert set(threads) == {1}
+
+
+def test_a_start_waits_for_no_import_that_its_first_step_does_not_need():
+    """Each takes about as long as jax's own."""
+    code = "import sys, nullmark_jax.main; print({'scipy.stats', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

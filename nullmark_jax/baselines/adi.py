@@ -21,8 +21,8 @@ from typing import NamedTuple
 import nacl.encoding
 import nacl.hash
 import numpy as np
-import scipy.stats
 from jaxtyping import Int, UInt8
+from scipy import special
 
 from nullmark_jax import checks
 from nullmark_jax.baselines.art import abstract_art
@@ -220,7 +220,9 @@ def _unsound(
 
 def chance(opened: int, *, num_classes: int, threshold: float) -> float:
     """Returns the probability that so many labels of Y pass, each given with probability 1 / Y."""
-    return float(scipy.stats.binom.sf(_least_right(opened, threshold) - 1, opened, 1 / num_classes))
+    least = _least_right(opened, threshold)
+    # The binomial's upper tail, a regularised incomplete beta function.
+    return float(special.betainc(least, opened - least + 1, 1 / num_classes)) if least else 1.0
 
 
 def _least_right(opened: int, threshold: float) -> int:

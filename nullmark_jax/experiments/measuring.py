@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from nullmark_jax import checks, evaluation, models, verification
 from nullmark_jax.baselines.triggers import Triggers
@@ -131,7 +131,8 @@ def at_own_threshold(model: Record, which: str = "rates") -> Record:
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
     """Returns the 95% t interval of a mean, of two values at least."""
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    error = np.std(values, ddof=1) / np.sqrt(len(values))
+    half = special.stdtrit(len(values) - 1, 0.975) * error
     middle = float(np.mean(values))
     return middle - float(half), middle + float(half)
 
