@@ -11,14 +11,14 @@ from typing import Any
 
 import ml_collections
 
-from nullmark_jax import checks, models, transform
+from nullmark_jax import checks, models, rounding, transform
 from nullmark_jax.baselines import schemes
 from nullmark_jax.errors import InputError
 from nullmark_jax.losses import cross_entropy
 from nullmark_jax.optimizers import Recipe, check_recipe
 
 TASKS = ("quickstart", "digit", "face", "traffic", "object")
-PRECISIONS = ("highest", "high", "default")
+PRECISIONS = ("highest", "high", "default", *rounding.MANTISSA)
 SOURCES = ("digits", "npz", "tfds")
 # What the names of the earlier paper's figures begin with in `config.paper`.
 _EARLIER = "earlier_"
@@ -31,7 +31,8 @@ def default() -> ml_collections.ConfigDict:
     # Of the initial parameters, the validation split, the order and every random choice.
     config.seed = 0
     # Of convolutions and products, as in jax.lax.Precision: "highest" is float32 everywhere; "high"
-    # and "default" allow TF32 on GPUs and bfloat16 passes on TPUs.
+    # and "default" allow TF32 on GPUs and bfloat16 passes on TPUs. "tf32" and "bfloat16" round as these do on
+    # any machine, CPUs too, to see what comes of it (`rounding`).
     config.precision = "highest"
     config.model = ""
     config.epochs = 0

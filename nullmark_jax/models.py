@@ -19,7 +19,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int8
 
-from nullmark_jax import convolution
+from nullmark_jax import convolution, rounding
 from nullmark_jax.embedding import scale_pixels
 from nullmark_jax.errors import InputError
 
@@ -53,7 +53,11 @@ class ReluConv(nn.Module):
         shape = (self.size, self.size, images.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        features = convolution.conv2d(images, kernel, self.padding, self.precision)
+
+        def convolve(x: Array, w: Array, *, precision: str | None) -> Array:
+            return convolution.conv2d(x, w, self.padding, precision)
+
+        features = rounding.product(convolve, self.precision)(images, kernel)
         if pool:
             return convolution.bias_relu_pool(features, bias)
         return convolution.bias_relu(features, bias)
@@ -67,7 +71,7 @@ class ConvNet(nn.Module):
       blocks: for each block its convolutions, numbered on from conv_1 through the net.
       dense: widths of the hidden dense layers fc_1, ...; the last dense layer has `num_classes`.
       padding: "VALID" or "SAME", of every convolution.
-      precision: of every convolution and product, as in `jax.lax.Precision`.
+      precision: of every convolution and product, as in `jax.lax.Precision`, or one of `rounding`.
     """
 
     num_classes: int
@@ -94,9 +98,11 @@ class ConvNet(nn.Module):
         return ReluConv(conv.features, conv.size, self.padding, self.precision)
 
     def dense_layer(self, width: int) -> nn.Dense:
-        return nn.Dense(
-            width, precision=self.precision, kernel_init=nn.initializers.glorot_uniform()
-        )
+        glorot = nn.initializers.glorot_uniform()
+        if self.precision in rounding.MANTISSA:
+            dot = rounding.dot_general(self.precision)
+            return nn.Dense(width, kernel_init=glorot, dot_general=dot)
+        return nn.Dense(width, precision=self.precision, kernel_init=glorot)
 
     def block(self, features: Array, index: int) -> Array:
         """Returns the features after block `index` (from 0), given those before it."""

@@ -227,7 +227,11 @@ def test_each_default_is_its_own():
         # Names of nothing.
         ("task", "mnist", "config.task: 'mnist' is none; take one of quickstart, digit, face, "),
         ("model", "vgg", "config.model: 'vgg' is none; take one of digit, face, traffic, object"),
-        ("precision", "tf32", "config.precision: 'tf32' is none; take one of highest, high, "),
+        (
+            "precision",
+            "fp8",
+            "config.precision: 'fp8' is none; take one of highest, high, default, ",
+        ),
         ("data.source", "web", "config.data.source: 'web' is none; take one of digits, npz, tfds"),
         (
             "watermark.scheme",

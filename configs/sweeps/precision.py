@@ -1,4 +1,4 @@
-"""Float32, TF32 or bfloat16 in products: on a CPU, where all are float32, the models are the same.
+"""Float32, TF32 or bfloat16 in products, rounded so on any machine.
 
 python -m nullmark_jax.sweep --config=configs/sweeps/precision.py:digit
 """
@@ -14,5 +14,5 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
 
 def sweep(add) -> None:
     for seed in range(3):
-        for precision in ("highest", "high", "default"):
+        for precision in ("highest", "tf32", "bfloat16"):
             add({"precision": precision, "seed": seed, "owner.experiment_key": seed})
