@@ -38,14 +38,14 @@ print(json.dumps({
 """
 
 
-def start(home, **environ):
-    """Runs the program with a cache home, compiled as users do; returns what it found, and its stderr.
+def start(home, program=PROGRAM, **environ):
+    """Runs a program with a cache home, compiled as users do; returns what it found, and its stderr.
 
     The suite's own flags compile it in less time than is worth a file.
     """
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", program],
         env={**clean, "XDG_CACHE_HOME": str(home), **environ},
         capture_output=True,
         text=True,
@@ -78,6 +78,23 @@ def test_the_folder_is_the_user_s_alone_and_of_a_capped_size(first):
     assert folder.parent == home / "nullmark_jax" and entries(folder)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert found["size"] == 2**30
+
+
+@pytest.mark.slow
+def test_beyond_the_size_what_was_used_longest_ago_goes(first, tmp_path):
+    _, found, _ = first
+    each = max(path.stat().st_size for path in entries(found["folder"]))
+    cap = {"JAX_COMPILATION_CACHE_MAX_SIZE": str(int(2.5 * each))}
+    made = []
+    for number in range(4):  # Programs of much the same size, of which two fit.
+        there, _ = start(tmp_path, PROGRAM.replace("/ 8", f"/ {9 + number}"), **cap)
+        kept = entries(there["folder"])
+        assert sum(path.stat().st_size for path in kept) <= 2.5 * each
+        # On a busy machine smaller ones may take long enough to be kept, too.
+        slow = {path for path in kept if path.name.startswith("jit_slow_to_compile")}
+        made += sorted(slow - set(made))
+    assert there["size"] == int(2.5 * each)
+    assert len(made) == 4 and slow == set(made[2:])
 
 
 @pytest.mark.slow

@@ -11,8 +11,11 @@ import sys
 import time
 
 import compiled_programs
+import numpy as np
 import pytest
 import tiny_task
+
+from nullmark_jax import claim, models
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = ("model.safetensors", "metrics.jsonl", "claim.json")
@@ -118,6 +121,31 @@ def test_it_is_the_training_of_one_process_with_all_devices(
         assert list(first) == list(second)
         for name, value in second.items():
             assert first[name] == pytest.approx(value, rel=tolerance), name
+
+
+def test_its_model_is_that_of_one_process_up_to_the_order_of_sums(config_file, compiled, tmp_path):
+    """After two epochs, before a training has enlarged the difference."""
+    shape = (tiny_task.SIDE, tiny_task.SIDE, 1)
+
+    def model(count):
+        folder = tmp_path / f"of-{count}"
+        devices = 4 // count
+        processes = Processes(
+            config_file, folder, compiled, "--config.epochs=2", count=count, devices=devices
+        )
+        assert set(processes.end()) <= {0, 1}, processes.error(0)
+        return claim.read_model(
+            folder / "0" / "model.safetensors",
+            model="digit",
+            input_shape=shape,
+            num_classes=tiny_task.CLASSES,
+            expected_shapes=models.parameter_shapes("digit", shape, tiny_task.CLASSES),
+        )
+
+    ours, theirs = model(2), model(1)
+    for layer, tensors in theirs.items():
+        for name, tensor in tensors.items():
+            np.testing.assert_allclose(ours[layer][name], tensor, rtol=1e-3, atol=1e-5)
 
 
 def assert_goes_on(config_file, compiled, folder, unbroken):
