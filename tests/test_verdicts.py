@@ -553,11 +553,13 @@ def test_training_runs_beside_twins_say_at_a_glance_what_a_watermark_costs(tmp_p
     for name, verified in (("watermarked-0", True), *([("watermark-free-0", None)] * twin)):
         run = {"seed": 0, "metrics": {"verified": verified}}
         (folder / f"{name}.json").write_text(json.dumps(run))
-    glance = book._glance({}, tmp_path).markdown()
+    glance = book._glance({}, tmp_path, {}).markdown()
     (row,) = (line for line in glance.splitlines() if line.startswith("| What a watermark costs"))
     assert row.count("](") == row.count("(../results/face/README.md)") == int(twin)
     assert "\n|  | digit | face | traffic | object |\n" in glance
-    quickstart = book._glance({"pruning": {"quickstart": []}}, tmp_path).markdown()
+    results = {"pruning": {"quickstart": {"metrics": {"victims": [{}, {}]}}}}
+    quickstart = book._glance({"pruning": {"quickstart": []}}, tmp_path, results).markdown()
+    assert "[measured](#pruning-and-quantisation-quickstart), n 2 |" in quickstart
     assert (
         "\n|  | quickstart | digit |" in quickstart
         and "#pruning-and-quantisation-quick" in quickstart

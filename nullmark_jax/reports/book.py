@@ -108,7 +108,7 @@ def _own_page(root: pathlib.Path, results: Mapping[str, Found]) -> str:
             "",
         ]
     said = _said(found)
-    lines += ["## At a glance", "", _glance(said, root).markdown(), ""]
+    lines += ["## At a glance", "", _glance(said, root, found).markdown(), ""]
     lines += _findings(said)
     lines += ["## Training", "", training_table(root).markdown(), ""]
     lines += _compared(root, results)
@@ -179,8 +179,10 @@ def _kind(finding: Finding) -> tuple[bool | None, bool]:
     return finding.agrees, finding.claimed or finding.agrees is not None
 
 
-def _glance(said: Said, root: pathlib.Path) -> Table:
+def _glance(said: Said, root: pathlib.Path, found: Found) -> Table:
     """Returns how many of the papers' claims were found to hold, by experiment and task, with links.
+
+    With each, of how many models it is said.
 
     The quickstart, which is no paper's, has a column where an experiment was made on it.
     """
@@ -210,7 +212,10 @@ def _glance(said: Said, root: pathlib.Path) -> Table:
             }
             counted = [words[each].format(kinds.count(each)) for each in words if each in kinds]
             shown = ", ".join(counted) or "measured"
-            cells.append(f"[{shown}](#{_anchor(f'{experiment.title}: {task}')})")
+            models = len(found[name][task]["metrics"]["victims"])
+            # Its one victim says with which recipe it trains its own.
+            of = "" if name == functionality.EXPERIMENT.name else f", n {models}"
+            cells.append(f"[{shown}](#{_anchor(f'{experiment.title}: {task}')}){of}")
         rows.append([experiment.title, *cells])
     return Table(
         "The papers' claims, by experiment and task",
@@ -218,8 +223,8 @@ def _glance(said: Said, root: pathlib.Path) -> Table:
         rows,
         "As said: claims of the papers that were found to hold. Not: claims that were not. Open: claims that "
         "what was done is too little, or too different from what the papers did, to confirm or refute. "
-        "Measured: the papers claim nothing of it. Empty: not measured yet. How many models, images and "
-        "attacks stand behind each is in its section.",
+        "Measured: the papers claim nothing of it. Empty: not measured yet. n: the models attacked, "
+        "watermark-free ones included. How many images and attacks stand behind each is in its section.",
     )
 
 
