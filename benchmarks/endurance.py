@@ -4,11 +4,11 @@
     python benchmarks/endurance.py --what=memory [--json] [--figure=OUT.png] -- --config=FILE.py ...
 
 What stands behind -- goes to `python -m nullmark_jax.main`, but for --workdir; name a key and a timestamp.
-`kills` starts the run again and again, each time killed at a moment drawn uniformly from the time that it
-will still take (imports, compilation and the files at its end included), by what a run took that nothing
-stopped; one that ends before is followed by another one. Then it lets the last one end, and compares all of
-them with the one that nothing stopped, byte for byte; exit status 1 where a file differs. `memory` lets a run
-end and reads its resident memory from /proc about once an epoch.
+`kills` starts the run again and again, each time killed at a moment drawn uniformly from the time that a run
+takes which nothing stops (imports, compilation and the files at its end included); one that ends before that
+is followed by another one. Then it lets the last one end, and compares all of them with the one that nothing
+stopped, byte for byte; exit status 1 where a file differs. `memory` lets a run end and reads its resident
+memory from /proc about once an epoch.
 """
 
 import itertools
@@ -76,11 +76,9 @@ def kills(arguments: list[str], folder: pathlib.Path) -> dict:
     runs = [next(names)]
     while sum(at.values()) < _KILLS.value:
         before = epochs_done(runs[-1])
-        # It starts as the first did, and goes on where it was.
-        skipped = each_epoch[before - 1] - each_epoch[0] if before else 0.0
         process = start(arguments, runs[-1])
         try:
-            process.wait(moments.uniform(0, end - skipped))
+            process.wait(moments.uniform(0, end))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

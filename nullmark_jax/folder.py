@@ -200,9 +200,10 @@ def read_seconds(folder: pathlib.Path, epochs: int) -> float:
         raise InputError(f"{path}: {error}; restore it, or give another folder") from error
 
 
-def has_state(folder: pathlib.Path) -> bool:
-    """Returns whether the run's folder holds a checkpoint, from which a training goes on."""
-    return any(entry.name.isdigit() for entry in (folder / "checkpoints").glob("*"))
+def latest_step(folder: pathlib.Path) -> int:
+    """Returns after how many steps the last checkpoint in the run's folder is; 0 where there is none."""
+    steps = [entry.name for entry in (folder / "checkpoints").glob("*")]
+    return max((int(name) for name in steps if name.isdigit()), default=0)
 
 
 def to_json(value: Any) -> bytes:

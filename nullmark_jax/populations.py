@@ -7,6 +7,7 @@ batches. `parallel` has the other way, one model whose batch is shared.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -38,11 +39,15 @@ class Part(NamedTuple):
 
     Attributes:
       params: with a leading axis of members, on the host.
-      metrics: NumPy arrays [members, steps].
+      metrics: NumPy arrays [members, steps], of the part's steps so far.
+      state: returns the whole state, likewise on the host; until the next part is asked for.
+      stopped: whether `fit` was asked to stop and ends here, be the part complete or not.
     """
 
     params: Params
     metrics: StepMetrics
+    state: Callable[[], TrainState]
+    stopped: bool = False
 
 
 def at_once() -> int:
@@ -84,10 +89,14 @@ def fit(
     *,
     plan: Callable[[int], Batch],
     parts: int,
+    first: int = 1,
+    before: StepMetrics | None = None,
+    asked_to_stop: Callable[[int], bool] = lambda step: False,
 ) -> Iterator[Part]:
-    """Trains a population; yields after each part, from 1.
+    """Trains a population; yields after each part.
 
-    A member's ruin is its own: its loss and params are not a number, and the others go on.
+    A member's ruin is its own: its loss and params are not a number, and the others go on. Stopped, and gone
+    on with from the state yielded, it ends with the same bytes.
 
     Args:
       states: with a leading axis of members, >= 1.
@@ -96,22 +105,43 @@ def fit(
       labels: int32 [N].
       marks: [members, K, ...], a population of marks for each member.
       plan: part -> its batches, leaves [members, steps, ...].
-      parts: how many.
+      parts: the last one.
+      first: the part to begin with.
+      before: the metrics [members, steps] of the first steps of that part, which the states have behind
+        them; None where they have none.
+      asked_to_stop: steps done since the call -> whether to stop; asked after each dispatch.
     """
-    members = len(states.step)
+    members, steps = len(states.step), 0
     state, own_marks = parallel.place_members((states, marks))
     images, labels = parallel.replicate((images, labels))
     size = ACCELERATOR_STEPS if parallel.on_accelerator() else 1
-    for part in range(1, parts + 1):
-        done: list[StepMetrics] = []
+    for part in range(first, parts + 1):
+        into = before.loss.shape[1] if before is not None else 0
         # Steps first, so that they are cut into dispatches; then devices first, as pmap takes them.
         by_step = jax.tree.map(lambda leaf: np.moveaxis(leaf, 0, 1), plan(part))
+        by_step = jax.tree.map(lambda leaf, into=into: leaf[into:], by_step)
+        done: list[StepMetrics] = []
+        stopped = False
         for batches in dispatches(by_step, size):
             dealt = parallel.deal_members(batches, axis=int(size > 1))
             state, metrics = run(state, images, labels, dealt, own_marks)
             done.append(metrics)
+            steps += size
+            stopped = asked_to_stop(steps)
+            if stopped:
+                break
         gathered = [_by_member(each, members, scanned=size > 1) for each in done]
-        yield Part(parallel.gather_members(state.params, members), merge(gathered, axis=1))
+        if before is not None:
+            gathered.insert(0, before)
+        yield Part(
+            parallel.gather_members(state.params, members),
+            merge(gathered, axis=1),
+            partial(parallel.gather_members, state, members),
+            stopped,
+        )
+        if stopped:
+            return
+        before = None
 
 
 def _by_member(metrics: StepMetrics, members: int, *, scanned: bool) -> StepMetrics:

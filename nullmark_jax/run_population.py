@@ -1,9 +1,8 @@
 """Several runs at once: from their configs to a run folder each, trained as a population.
 
-Each folder ends as `run.train_and_evaluate` leaves it, but without checkpoints; the model is that of the
-run alone but for the rounding of sums in another order, which training makes grow. A run that was
-interrupted begins anew, at once with others or alone; one in whose folder there is a checkpoint is for
-going on alone.
+Each folder ends as `run.train_and_evaluate` leaves it; the model is that of the run alone but for the
+rounding of sums in another order, which training makes grow. A checkpoint is written where SIGTERM comes,
+once a minute, and after the last epoch; a run goes on from it at once with others that are as far, or alone.
 """
 
 import contextlib
@@ -31,16 +30,20 @@ from nullmark_jax import (
     populations,
     process,
     run,
+    stopping,
     trainer,
     training,
 )
 from nullmark_jax.batches import Batch
+from nullmark_jax.checkpoint import Checkpoint, Checkpoints
 from nullmark_jax.data.dataset import stratified_split
 from nullmark_jax.errors import InputError, TrainingDiverged
 from nullmark_jax.marks import Marks, count
 from nullmark_jax.owner import Owner
 from nullmark_jax.progress import Progress
 
+# Between two checkpoints of all members, which take a tenth of a second each.
+_SAVE_SECONDS = 60.0
 _RECORDED = ("loss", "normal_accuracy", "null_accuracy", "true_accuracy")
 
 
@@ -67,8 +70,10 @@ class _Member(NamedTuple):
       run: which.
       owner: who signs it.
       marks: a population (leading axis K >= 1).
-      initial: the parameters that it begins with.
-      initial_digest: of their file.
+      start: where it goes on from.
+      history: the records of the epochs until there.
+      seconds: that these took.
+      initial_digest: of the file of the parameters that it began with.
       held_out: the rows of its validation split, int64 [V].
       plan: epoch -> its batches, of rows of the whole training set.
     """
@@ -76,7 +81,9 @@ class _Member(NamedTuple):
     run: Run
     owner: Owner
     marks: Marks
-    initial: models.Params
+    start: Checkpoint
+    history: list[dict[str, Any]]
+    seconds: float
     initial_digest: str
     held_out: np.ndarray
     plan: Callable[[int], Batch]
@@ -98,6 +105,7 @@ def train_and_evaluate(runs: Sequence[Run], *, at_once: int | None = None) -> En
 
     Raises:
       InputError: the runs cannot be trained together: configs are not alike, or their data cannot be used.
+      Preempted: SIGTERM came; the states of those under way are in their folders.
     """
     for each in runs:
         configs.check(each.config)
@@ -181,72 +189,108 @@ class _Together:
                     members.append(self._begin(each, held))
                 except InputError as error:
                     ends[each.name] = error
-            if members:
-                ends |= self._train(members, where, progress)
+            alike = []
+            for member in members:
+                step, first = (int(each.start.state.step) for each in (member, members[0]))
+                if step == first:
+                    alike.append(member)
+                else:
+                    ends[member.run.name] = InputError(
+                        f"--workdir: {member.run.folder} goes on after {step} steps, others after {first}; "
+                        "train it alone"
+                    )
+            if alike:
+                ends |= self._train(alike, where, progress)
         return ends
 
     def _begin(self, each: Run, held: contextlib.ExitStack) -> _Member:
         """Checks what a run needs, then makes its folder and locks it."""
         config, whole = each.config, self._splits.train
-        if folder.has_state(each.folder):
-            raise InputError(
-                f"--workdir: {each.folder} holds a checkpoint; go on from it by the run alone"
-            )
         fraction = config.data.validation_fraction
         kept, held_out = stratified_split(whole.labels, fraction, config.seed)
         own = data.Splits(whole.take(kept), whole.take(held_out), self._splits.test)
         initial, digest = run.initial_params(config)
         # No batch is shared, whatever the number of devices.
         owner, marks = run.begin_run(config, each.folder, own, digest, held, devices=1)
+        start = Checkpoint(
+            training.init_state(initial, self._optimizer), trainer.no_metrics(self.steps)
+        )
+        if folder.latest_step(each.folder):
+            with Checkpoints(each.folder / "checkpoints") as checkpoints:
+                start = checkpoints.latest(start)
+        done = int(start.state.step)
+        history = folder.read_history(each.folder, done // self.steps)
+        seconds = folder.read_seconds(each.folder, done)
         of_own = trainer.make_plan(config, own.train, count(marks), devices=1)
 
         def plan(epoch: int) -> Batch:
             batch = of_own(epoch)
             return batch._replace(index=kept[batch.index].astype(np.int32))
 
-        return _Member(each, owner, marks, initial, digest, held_out, plan)
+        return _Member(each, owner, marks, start, history, seconds, digest, held_out, plan)
 
     def _train(self, members: Sequence[_Member], where: dict[str, Any], progress: Progress) -> Ends:
         ends: Ends = {}
-        histories: list[list[dict[str, Any]]] = [[] for _ in members]
+        histories = [list(each.history) for each in members]
+        seconds = [each.seconds for each in members]
         marks = populations.stack([each.marks for each in members])
         held_out = np.stack([each.held_out for each in members])
-        started, seconds = time.monotonic(), 0.0
-        parts = populations.fit(
-            populations.stack(
-                [training.init_state(each.initial, self._optimizer) for each in members]
-            ),
-            self._run,
-            self._images,
-            self._labels,
-            marks,
-            plan=lambda epoch: populations.stack([each.plan(epoch) for each in members]),
-            parts=self._epochs,
-        )
-        params: models.Params = {}
-        for epoch, part in enumerate(parts, start=1):
-            params = self._projected(part.params, marks)
-            counts = [None] * len(members)
-            if held_out.size:
-                counts = self._validate(params, marks, held_out)
-            # A member's share, so that the seconds of all add up.
-            seconds = (time.monotonic() - started) / len(members)
-            for i, (each, history) in enumerate(zip(members, histories, strict=True)):
-                if each.run.name in ends:
-                    continue
-                own = populations.member(part.metrics, i)
-                why = training.divergence(own, epoch, self.steps, self._learning_rate)
-                if why:
-                    ends[each.run.name] = TrainingDiverged(why)
-                    continue
-                history.append(outcome.epoch_record(epoch, own, counts[i]))
-                folder.write_history(each.run.folder, history)
-                folder.write_seconds(each.run.folder, seconds)
-            progress.advance(self.steps * len(members))
-            alive = [history[-1] for history in histories if len(history) == epoch]
-            if not alive:
-                return ends
-            progress.note({"epoch": epoch} | _means(alive))
+        starts = populations.stack([each.start for each in members])
+        done, into = divmod(int(members[0].start.state.step), self.steps)
+        progress.advance((done * self.steps + into) * len(members))
+        params: models.Params = self._projected(starts.state.params, marks)
+        started = saved = time.monotonic()
+        with stopping.asked_to_stop() as asked_to_stop:
+            parts = populations.fit(
+                starts.state,
+                self._run,
+                self._images,
+                self._labels,
+                marks,
+                plan=lambda epoch: populations.stack([each.plan(epoch) for each in members]),
+                parts=self._epochs,
+                first=done + 1,
+                before=jax.tree.map(lambda field: field[:, :into], starts.metrics)
+                if into
+                else None,
+                asked_to_stop=asked_to_stop,
+            )
+            for epoch, part in enumerate(parts, start=done + 1):
+                params = self._projected(part.params, marks)
+                complete = part.metrics.loss.shape[1] == self.steps
+                counts = [None] * len(members)
+                if complete and held_out.size:
+                    counts = self._validate(params, marks, held_out)
+                # A member's share, so that the seconds of all add up.
+                share = (time.monotonic() - started) / len(members)
+                for i, (each, history) in enumerate(zip(members, histories, strict=True)):
+                    if each.run.name in ends:
+                        continue
+                    own = populations.member(part.metrics, i)
+                    why = training.divergence(own, epoch, self.steps, self._learning_rate)
+                    if why:
+                        ends[each.run.name] = TrainingDiverged(why)
+                        continue
+                    if complete:
+                        history.append(outcome.epoch_record(epoch, own, counts[i]))
+                        folder.write_history(each.run.folder, history)
+                    seconds[i] = each.seconds + share
+                    folder.write_seconds(each.run.folder, seconds[i])
+                alive = [i for i, each in enumerate(members) if each.run.name not in ends]
+                if not alive:
+                    return ends
+                late = time.monotonic() - saved > _SAVE_SECONDS
+                if part.stopped or (complete and (late or epoch == self._epochs)):
+                    self._save(part, {i: members[i].run.folder for i in alive})
+                    saved = time.monotonic()
+                if part.stopped:
+                    raise stopping.Preempted(
+                        f"terminated; the states of {len(alive)} runs in epoch {epoch} are in their folders: "
+                        "give the same command again to go on"
+                    )
+                progress.advance((self.steps - into) * len(members))
+                into = 0
+                progress.note({"epoch": epoch} | _means([histories[i][-1] for i in alive]))
         every = np.broadcast_to(
             np.arange(len(self._splits.test)), (len(members), len(self._splits.test))
         )
@@ -256,8 +300,18 @@ class _Together:
             if each.run.name not in ends:
                 reached = populations.member(params, i)
                 told = where | {"command": each.run.command, "trained_at_once": len(members)}
-                self._finish(each, reached, history, tests[i], told, seconds)
+                self._finish(each, reached, history, tests[i], told, seconds[i])
         return ends
+
+    def _save(self, part: populations.Part, folders: dict[int, pathlib.Path]) -> None:
+        """Writes the checkpoints of members, by their place, into their folders."""
+        states, nothing = part.state(), trainer.no_metrics(self.steps)
+        complete = part.metrics.loss.shape[1] == self.steps
+        for i, path in folders.items():
+            own = nothing if complete else populations.member(part.metrics, i)
+            checkpoint = Checkpoint(populations.member(states, i), trainer.filled(nothing, own))
+            with Checkpoints(path / "checkpoints") as checkpoints:
+                checkpoints.save(checkpoint)
 
     def _finish(
         self,

@@ -2,12 +2,12 @@
 
 `python -m nullmark_jax.sweep` starts it, where it is to, as `python -m nullmark_jax.sweep_population
 --config=configs/sweeps/extreme_value.py:digit --workdir=DIR --points=0,2,5`, with the sweep's own --config
-arguments and folder. Each point ends with a run folder of its own, as the main program leaves it but for
-checkpoints: nothing of a training is kept when it is killed, by SIGTERM either, and the same command, or the
-main program on a point's folder, begins it anew. A file that is being written then is whole or not there.
+arguments and folder. Each point ends with a run folder of its own, as the main program leaves it. SIGTERM
+ends it with each point's state in its folder, from which the same command, or the main program on that folder,
+goes on; kill -9 costs at most what was trained in the last minute or epoch.
 
-Exit status: 0 every point is trained, 1 some are not, 2 unusable input, 130 or 143 interrupted. What a point
-died of, its loss being no longer finite, is in the log beside its folder.
+Exit status: 0 every point is trained, or their states are in their folders after SIGTERM; 1 some are not, 2
+unusable input, 130 or 143 interrupted where nothing is trained. What a point died of, its loss being no longer finite, is in the log beside its folder.
 """
 
 import pathlib

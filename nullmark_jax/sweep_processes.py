@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from nullmark_jax import files
-from nullmark_jax.folder import check_folder, has_state, is_busy
+from nullmark_jax.folder import check_folder, is_busy, latest_step
 from nullmark_jax.program import BUSY
 from nullmark_jax.progress import Progress
 from nullmark_jax.sweep_points import Point, folder_of, groups_of, log_path, result_path
@@ -68,7 +68,7 @@ def run_points(
     for point in points:
         check_folder(folder_of(workdir, point), point.config)
     ends: dict[str, str] = {}
-    groups = _unbegun_groups(points, workdir) if together else []
+    groups = _groups(points, workdir) if together else []
     left = [point for point in points if not result_path(workdir, point).exists()]
     with (
         files.writing(workdir),
@@ -115,17 +115,18 @@ def run_points(
     }
 
 
-def _unbegun_groups(points: Sequence[Point], workdir: pathlib.Path) -> list[list[int]]:
-    """Returns the groups of the points without a result, a checkpoint or a process at work."""
-    unbegun = [
-        i
-        for i, point in enumerate(points)
-        if not result_path(workdir, point).exists()
-        and not has_state(folder_of(workdir, point))
-        and not is_busy(folder_of(workdir, point))
+def _groups(points: Sequence[Point], workdir: pathlib.Path) -> list[list[int]]:
+    """Returns the groups of the points without a result or a process at work, each as far as the others."""
+    by_step: dict[int, list[int]] = {}
+    for i, point in enumerate(points):
+        folder = folder_of(workdir, point)
+        if not result_path(workdir, point).exists() and not is_busy(folder):
+            by_step.setdefault(latest_step(folder), []).append(i)
+    return [
+        [alike[i] for i in group]
+        for _, alike in sorted(by_step.items())
+        for group in groups_of([points[i] for i in alike])
     ]
-    groups = groups_of([points[i] for i in unbegun])
-    return [[unbegun[i] for i in group] for group in groups]
 
 
 def _run(

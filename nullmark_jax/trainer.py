@@ -120,7 +120,7 @@ def train(
         if len(splits.validation.labels)
         else None
     )
-    start = Checkpoint(training.init_state(initial, optimizer), _no_metrics(steps))
+    start = Checkpoint(training.init_state(initial, optimizer), no_metrics(steps))
     with contextlib.ExitStack() as stack:
         log = None
         with parallel.together():
@@ -175,7 +175,8 @@ def train(
     return projected(state.params), records, seconds
 
 
-def _no_metrics(steps: int) -> training.StepMetrics:
+def no_metrics(steps: int) -> training.StepMetrics:
+    """Returns the metrics [steps] of an epoch of which no step is done."""
     nothing: Any = np.zeros(steps, np.float32)
     return training.StepMetrics(nothing, losses.Terms(nothing, nothing, nothing), nothing)
 
@@ -211,21 +212,24 @@ class _Log:
 
     def write(self, done: training.Epoch, measured: Any) -> dict[str, Any] | None:
         """Writes a state, and of a complete epoch the record, which it returns."""
-        record, metrics = None, _no_metrics(self._steps)
+        record, metrics = None, no_metrics(self._steps)
         if done.complete:
             record = outcome.epoch_record(done.number, done.metrics, measured)
             self.records.append(record)
             write_history(self._folder, self.records)
         else:
-            metrics = jax.tree.map(_filled, metrics, done.metrics)
+            metrics = filled(metrics, done.metrics)
         self.seconds = time.monotonic() - self._started
         write_seconds(self._folder, self.seconds)
         self._checkpoints.save(Checkpoint(done.state, metrics))
         return record
 
 
-def _filled(blank: np.ndarray, values: np.ndarray) -> np.ndarray:
-    return np.concatenate([values, blank[len(values) :]])
+def filled(blank: training.StepMetrics, done: training.StepMetrics) -> training.StepMetrics:
+    """Returns an epoch's metrics [steps] with those of its first steps in their place."""
+    return jax.tree.map(
+        lambda empty, values: np.concatenate([values, empty[len(values) :]]), blank, done
+    )
 
 
 def make_step(

@@ -3,8 +3,11 @@
 import json
 import os
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -13,7 +16,7 @@ import safetensors.numpy
 import tiny_task
 from test_run import ordinary_promotion  # noqa: F401  # A fixture for all here.
 
-from nullmark_jax import files, folder, run, run_population, xla_flags
+from nullmark_jax import files, folder, run, run_population, stopping, xla_flags
 from nullmark_jax.errors import InputError, TrainingDiverged
 
 pytestmark = pytest.mark.slow
@@ -91,7 +94,9 @@ def test_their_folders_hold_what_those_of_runs_alone_do(alone, together):
         found, expected = together / name, alone / name
         files = {str(path.relative_to(found)) for path in found.rglob("*")}
         of_alone = {str(path.relative_to(expected)) for path in expected.rglob("*")}
-        assert files == {path for path in of_alone if not path.startswith("checkpoints")}
+        # Alone it keeps the state after the epoch before, too.
+        earlier = f"checkpoints/{2 * 6}"
+        assert files == {path for path in of_alone if not path.startswith(earlier)}
         for file in ("config.json", "verifier.json"):
             assert (found / file).read_bytes() == (expected / file).read_bytes()
         own, other = (json.loads((path / "result.json").read_text()) for path in (found, expected))
@@ -100,6 +105,37 @@ def test_their_folders_hold_what_those_of_runs_alone_do(alone, together):
         assert own["environment"]["command"] == name
         assert own["environment"]["trained_at_once"] == 3
         assert own["seconds"] > 0
+
+
+def test_stopped_and_gone_on_with_they_end_with_the_same_bytes(data, tmp_path):
+    configs = configs_of(data, epochs=40)
+    unbroken, stopped = tmp_path / "unbroken", tmp_path / "stopped"
+    assert not run_population.train_and_evaluate(runs_of(configs, unbroken), at_once=3)
+
+    def terminate():
+        history = stopped / "seed" / "metrics.jsonl"
+        while not history.exists() or history.read_text().count("\n") < 3:
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=terminate, daemon=True)
+    thread.start()
+    with pytest.raises(stopping.Preempted, match=r"the states of 3 runs in epoch \d+ are in their"):
+        run_population.train_and_evaluate(runs_of(configs, stopped), at_once=3)
+    thread.join()
+    (step,) = {folder.latest_step(stopped / name) for name in CHANGES}
+    assert 3 * 6 <= step < 40 * 6 and not list(stopped.glob("*/result.json"))
+    assert not run_population.train_and_evaluate(runs_of(configs, stopped), at_once=3)
+    for name in CHANGES:
+        for file in ("model.safetensors", "metrics.jsonl", "config.json"):
+            assert (stopped / name / file).read_bytes() == (unbroken / name / file).read_bytes()
+    # One alone goes on from what all left.
+    shutil.rmtree(stopped / "seed" / "checkpoints" / str(40 * 6))
+    (stopped / "seed" / "result.json").unlink()
+    run.train_and_evaluate(configs["seed"], stopped / "seed")
+    near = params_of(unbroken / "seed")
+    for tensor, values in params_of(stopped / "seed").items():
+        np.testing.assert_allclose(values, near[tensor], rtol=0.1, atol=0.01)
 
 
 def test_what_cannot_be_trained_is_named_and_the_others_are(data, together, tmp_path):
@@ -112,12 +148,16 @@ def test_what_cannot_be_trained_is_named_and_the_others_are(data, together, tmp_
     with safetensors.safe_open(together / "ordinary" / "model.safetensors", "np") as file:
         metadata = file.metadata()
     safetensors.numpy.save_file(huge, tmp_path / "huge.safetensors", metadata)
-    (tmp_path / "begun" / "checkpoints" / "6").mkdir(parents=True)
+    shutil.copytree(together / "ordinary", tmp_path / "begun")
+    (tmp_path / "begun" / "result.json").unlink()
     with folder.claim_folder(tmp_path / "locked", configs["locked"]):
         ends = run_population.train_and_evaluate(runs_of(configs, tmp_path), at_once=6)
     assert sorted(ends) == ["begun", "diverges", "locked"]
     assert isinstance(ends["locked"], InputError) and "another process" in str(ends["locked"])
-    assert isinstance(ends["begun"], InputError) and "a checkpoint" in str(ends["begun"])
+    assert isinstance(ends["begun"], InputError)
+    assert f"begun goes on after {3 * 6} steps, others after 0; train it alone" in str(
+        ends["begun"]
+    )
     assert isinstance(ends["diverges"], TrainingDiverged)
     assert "at epoch 1, step 1, learning rate" in str(ends["diverges"])
     assert not (tmp_path / "diverges" / "result.json").exists()
@@ -168,14 +208,21 @@ def test_a_sweep_trains_its_points_on_two_devices_at_once_and_goes_on_after_a_ki
             time.sleep(0.05)
         killed.terminate()
         assert killed.wait() == 143
-    begun = list(swept.glob("points/*/metrics.jsonl"))
-    assert begun and not list(swept.glob("points/*/result.json"))
+    told = (swept / "points" / "together-0.log").read_text()
+    assert "terminated; the states of 2 runs in epoch " in told
+    begun = {path.parent.name: path.read_text() for path in swept.glob("points/*/metrics.jsonl")}
+    assert len(begun) == 2 and not list(swept.glob("points/*/result.json"))
+    steps = {folder.latest_step(swept / "points" / name) for name in begun}
+    assert len(steps) == 1 and steps.pop() > 0
     assert not [path for path in swept.rglob("*") if files.is_part(path)]
     done = subprocess.run(command, env=environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "3 points at once: " in done.stderr and "epoch 3: loss " not in done.stderr
+    # Those two go on as far as they were; the third begins, and has nobody beside it.
+    assert "2 points at once: " in done.stderr and "epoch 3: loss " not in done.stderr
     told = (swept / "points" / "together-0.log").read_text()
-    assert "epoch 3: loss " in told
+    assert "epoch 3: loss " in told and "epoch 1: loss " not in told
+    for name, text in begun.items():
+        assert (swept / "points" / name / "metrics.jsonl").read_text().startswith(text)
     assert len(json.loads((swept / "result.json").read_text())["metrics"]["points"]) == 4
     names = ("scheme=wonder-filter,extreme_value=5.0", "seed=1", "extreme_value=20.0")
     for name, point in zip(CHANGES, names, strict=True):
