@@ -3,11 +3,12 @@
 `python -m nullmark_jax.sweep` starts it, where it is to, as `python -m nullmark_jax.sweep_population
 --config=configs/sweeps/extreme_value.py:digit --workdir=DIR --points=0,2,5`, with the sweep's own --config
 arguments and folder. Each point ends with a run folder of its own, as the main program leaves it. SIGTERM
-ends it with each point's state in its folder, from which the same command, or the main program on that folder,
-goes on; kill -9 costs at most what was trained in the last minute or epoch.
+ends it with each point's state in its folder, from which the same command, or the main program on that
+folder, goes on; kill -9 costs what was trained since the last state was written, a minute or an epoch.
 
-Exit status: 0 every point is trained, or their states are in their folders after SIGTERM; 1 some are not, 2
-unusable input, 130 or 143 interrupted where nothing is trained. What a point died of, its loss being no longer finite, is in the log beside its folder.
+Exit status: 0 every point is trained, or SIGTERM came and their states are in their folders; 1 some are not,
+2 unusable input, 130 or 143 interrupted where nothing is trained. What a point died of, its loss being no
+longer finite, is in the log beside its folder.
 """
 
 import pathlib
