@@ -8,7 +8,6 @@ import logging
 import os
 import pathlib
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from types import TracebackType
@@ -177,6 +176,16 @@ class Checkpoints:
             raise failure
         return like
 
+    def at(self, step: int, like: Checkpoint) -> Checkpoint:
+        """Returns the checkpoint after so many steps, and removes later ones; raises as `latest` does."""
+        found = self._read(step, like)
+        later = [each for each in self._manager.all_steps() if each > step]
+        for each in later:
+            shutil.rmtree(self._directory / str(each))
+        if later:
+            self._manager.reload()
+        return found
+
     def _read(self, step: int, like: Checkpoint) -> Checkpoint:
         damaged = f"{self._directory / str(step)}: is not a whole checkpoint of this run"
         remedy = f"delete {self._directory} to begin anew"
@@ -207,33 +216,20 @@ def _forms(arrays: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], np.dtype]
 def _orbax(problem: str, remedy: str) -> Iterator[None]:
     """Turns what orbax raises into one InputError line, and keeps its own reports to itself.
 
-    After a failure they are kept back for good: the reads and writes that it left under way report
-    later, when their event loop is closed. An exception that a signal raises inside orbax would leave its
-    threads at work, and Python might crash as it ends: signals are put off.
+    An exception that a signal raises inside orbax would leave its threads at work, and Python might crash as
+    it ends: signals are put off.
     """
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels, report = [logger.level for logger in loggers], sys.unraisablehook
-
-    def report_others(lost: "sys.UnraisableHookArgs") -> None:
-        if str(lost.exc_value) != "Event loop is closed":
-            report(lost)
-
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    sys.unraisablehook = report_others
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     with put_off():
         try:
             yield
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = getattr(error, "strerror", None)
-            if not reason:  # tensorstore's "CODE: what: ...: the reason [details]".
-                reason = (
-                    (str(error) or type(error).__name__)
-                    .split(" [")[0]
-                    .splitlines()[0]
-                    .rsplit(": ", 1)[-1]
-                )
+            if not reason:
+                said = (str(error) or type(error).__name__).splitlines()[0]
+                reason = said.split(" [")[0].rsplit(": ", 1)[-1]
             raise InputError(f"{problem} ({reason}); {remedy}") from error
-        for logger, level in zip(loggers, levels, strict=True):
+        finally:
             logger.setLevel(level)
-        sys.unraisablehook = report

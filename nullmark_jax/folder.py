@@ -200,10 +200,10 @@ def read_seconds(folder: pathlib.Path, epochs: int) -> float:
         raise InputError(f"{path}: {error}; restore it, or give another folder") from error
 
 
-def latest_step(folder: pathlib.Path) -> int:
-    """Returns after how many steps the last checkpoint in the run's folder is; 0 where there is none."""
-    steps = [entry.name for entry in (folder / "checkpoints").glob("*")]
-    return max((int(name) for name in steps if name.isdigit()), default=0)
+def kept_steps(folder: pathlib.Path) -> set[int]:
+    """Returns after how many steps the checkpoints in the run's folder are."""
+    names = (entry.name for entry in (folder / "checkpoints").glob("*"))
+    return {int(name) for name in names if name.isdigit()}
 
 
 def to_json(value: Any) -> bytes:

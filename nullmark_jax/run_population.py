@@ -90,14 +90,21 @@ class _Member(NamedTuple):
 
 
 Ends = dict[str, InputError | TrainingDiverged]
+OnDead = Callable[[str, TrainingDiverged], None]
 
 
-def train_and_evaluate(runs: Sequence[Run], *, at_once: int | None = None) -> Ends:
+def train_and_evaluate(
+    runs: Sequence[Run],
+    *,
+    at_once: int | None = None,
+    on_dead: OnDead = lambda name, error: None,
+) -> Ends:
     """Trains the runs, at most `at_once` at a time, and writes and verifies each as a run alone does.
 
     Args:
-      runs: one or more, of one `config.training_program`.
+      runs: of one `config.training_program`. All are locked until the last one has ended.
       at_once: how many; None for as many as the devices take (`populations.at_once`).
+      on_dead: called with a run's name as soon as its loss is no longer finite.
 
     Returns:
       By name why a run has no result: its loss stopped being finite, or its own key, model or folder
@@ -107,6 +114,8 @@ def train_and_evaluate(runs: Sequence[Run], *, at_once: int | None = None) -> En
       InputError: the runs cannot be trained together: configs are not alike, or their data cannot be used.
       Preempted: SIGTERM came; the states of those under way are in their folders.
     """
+    if not runs:
+        return {}
     for each in runs:
         configs.check(each.config)
     first = runs[0].config
@@ -126,20 +135,25 @@ def train_and_evaluate(runs: Sequence[Run], *, at_once: int | None = None) -> En
         )
     # Before the training, which the source tree may not wait for.
     where = environment.describe("")
-    together = _Together(first, splits)
-    ends: Ends = {}
-    with Progress(total=together.steps * first.epochs * len(runs)) as progress:
-        for some in _shares(runs, at_once or populations.at_once()):
+    together = _Together(first, splits, on_dead)
+    with (
+        Progress(total=together.steps * first.epochs * len(runs)) as progress,
+        contextlib.ExitStack() as held,
+    ):
+        members, ends = together.begin(runs, held)
+        for some in _shares(members, at_once or populations.at_once()):
             ends |= together.train(some, where, progress)
     return ends
 
 
-def _shares(runs: Sequence[Run], most: int) -> Iterator[Sequence[Run]]:
-    """Yields the runs in equal shares of at most `most`, as far as can be: each size is compiled anew."""
-    number = -(-len(runs) // most)
-    each = -(-len(runs) // number)
-    for start in range(0, len(runs), each):
-        yield runs[start : start + each]
+def _shares(members: Sequence["_Member"], most: int) -> Iterator[Sequence["_Member"]]:
+    """Yields members in equal shares of at most `most`, as far as can be: each size is compiled anew."""
+    if not members:
+        return
+    number = -(-len(members) // most)
+    each = -(-len(members) // number)
+    for start in range(0, len(members), each):
+        yield members[start : start + each]
 
 
 class _Together:
@@ -151,13 +165,16 @@ class _Together:
     Args:
       config: of any of the runs.
       splits: its data, with no validation split.
+      on_dead: as `train_and_evaluate` has it.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, splits: data.Splits) -> None:
+    def __init__(
+        self, config: ml_collections.ConfigDict, splits: data.Splits, on_dead: OnDead
+    ) -> None:
         # Which images they are depends on the seed, how many does not.
         kept, _ = stratified_split(splits.train.labels, config.data.validation_fraction, 0)
         self.steps = len(kept) // config.batch_size
-        self._splits, self._epochs = splits, config.epochs
+        self._splits, self._epochs, self._on_dead = splits, config.epochs, on_dead
         model = models.create(config.model, config.data.num_classes, precision=config.precision)
         step, self._optimizer, project = trainer.make_step(
             config, model, max(self.steps, 1), average=lambda tree: tree
@@ -173,38 +190,28 @@ class _Together:
         self._validate = evaluator(self._images, self._labels)
         self._test = evaluator(splits.test.images, splits.test.labels)
 
-    def train(self, runs: Sequence[Run], where: dict[str, Any], progress: Progress) -> Ends:
-        """Trains some of the runs at once, to their results; returns as `train_and_evaluate` does.
+    def begin(self, runs: Sequence[Run], held: contextlib.ExitStack) -> tuple[list[_Member], Ends]:
+        """Returns the runs that can be trained, locked in `held`, and why others cannot.
 
-        Args:
-          runs: some.
-          where: as `environment.describe` returns it, of no command.
-          progress: of the steps of all runs.
+        They go on from the last state that all have, from the beginning where none has any.
         """
-        ends: Ends = {}
-        with contextlib.ExitStack() as held:
-            members = []
-            for each in runs:
-                try:
-                    members.append(self._begin(each, held))
-                except InputError as error:
-                    ends[each.name] = error
-            alike = []
-            for member in members:
-                step, first = (int(each.start.state.step) for each in (member, members[0]))
-                if step == first:
-                    alike.append(member)
-                else:
-                    ends[member.run.name] = InputError(
-                        f"--workdir: {member.run.folder} goes on after {step} steps, others after {first}; "
+        kept = [folder.kept_steps(each.folder) for each in runs]
+        shared = max(set.intersection(*kept), default=0)
+        members, ends = [], Ends()
+        for each, own in zip(runs, kept, strict=True):
+            try:
+                if own and not shared:
+                    raise InputError(
+                        f"--workdir: {each.folder} goes on after {max(own)} steps, others do not; "
                         "train it alone"
                     )
-            if alike:
-                ends |= self._train(alike, where, progress)
-        return ends
+                members.append(self._begin(each, shared, held))
+            except InputError as error:
+                ends[each.name] = error
+        return members, ends
 
-    def _begin(self, each: Run, held: contextlib.ExitStack) -> _Member:
-        """Checks what a run needs, then makes its folder and locks it."""
+    def _begin(self, each: Run, after: int, held: contextlib.ExitStack) -> _Member:
+        """Checks what a run needs, then makes its folder and locks it; it goes on after so many steps."""
         config, whole = each.config, self._splits.train
         fraction = config.data.validation_fraction
         kept, held_out = stratified_split(whole.labels, fraction, config.seed)
@@ -215,12 +222,11 @@ class _Together:
         start = Checkpoint(
             training.init_state(initial, self._optimizer), trainer.no_metrics(self.steps)
         )
-        if folder.latest_step(each.folder):
+        if after:
             with Checkpoints(each.folder / "checkpoints") as checkpoints:
-                start = checkpoints.latest(start)
-        done = int(start.state.step)
-        history = folder.read_history(each.folder, done // self.steps)
-        seconds = folder.read_seconds(each.folder, done)
+                start = checkpoints.at(after, start)
+        history = folder.read_history(each.folder, after // self.steps)
+        seconds = folder.read_seconds(each.folder, after)
         of_own = trainer.make_plan(config, own.train, count(marks), devices=1)
 
         def plan(epoch: int) -> Batch:
@@ -229,7 +235,17 @@ class _Together:
 
         return _Member(each, owner, marks, start, history, seconds, digest, held_out, plan)
 
-    def _train(self, members: Sequence[_Member], where: dict[str, Any], progress: Progress) -> Ends:
+    def train(self, members: Sequence[_Member], where: dict[str, Any], progress: Progress) -> Ends:
+        """Trains members that are equally far at once, to their results.
+
+        Args:
+          members: some.
+          where: as `environment.describe` returns it, of no command.
+          progress: of the steps of all runs.
+
+        Returns:
+          Why those without a result have none.
+        """
         ends: Ends = {}
         histories = [list(each.history) for each in members]
         seconds = [each.seconds for each in members]
@@ -269,19 +285,23 @@ class _Together:
                     own = populations.member(part.metrics, i)
                     why = training.divergence(own, epoch, self.steps, self._learning_rate)
                     if why:
-                        ends[each.run.name] = TrainingDiverged(why)
+                        ends[each.run.name] = dead = TrainingDiverged(why)
+                        self._on_dead(each.run.name, dead)
                         continue
+                    seconds[i] = each.seconds + share
                     if complete:
                         history.append(outcome.epoch_record(epoch, own, counts[i]))
+                    try:
                         folder.write_history(each.run.folder, history)
-                    seconds[i] = each.seconds + share
-                    folder.write_seconds(each.run.folder, seconds[i])
+                        folder.write_seconds(each.run.folder, seconds[i])
+                    except InputError as error:
+                        ends[each.run.name] = error
                 alive = [i for i, each in enumerate(members) if each.run.name not in ends]
                 if not alive:
                     return ends
                 late = time.monotonic() - saved > _SAVE_SECONDS
                 if part.stopped or (complete and (late or epoch == self._epochs)):
-                    self._save(part, {i: members[i].run.folder for i in alive})
+                    ends |= self._save(part, {i: members[i].run for i in alive})
                     saved = time.monotonic()
                 if part.stopped:
                     raise stopping.Preempted(
@@ -303,15 +323,20 @@ class _Together:
                 self._finish(each, reached, history, tests[i], told, seconds[i])
         return ends
 
-    def _save(self, part: populations.Part, folders: dict[int, pathlib.Path]) -> None:
-        """Writes the checkpoints of members, by their place, into their folders."""
+    def _save(self, part: populations.Part, runs: dict[int, Run]) -> Ends:
+        """Writes the checkpoints of members, by their place; returns why some could not be written."""
+        ends: Ends = {}
         states, nothing = part.state(), trainer.no_metrics(self.steps)
         complete = part.metrics.loss.shape[1] == self.steps
-        for i, path in folders.items():
+        for i, each in runs.items():
             own = nothing if complete else populations.member(part.metrics, i)
-            checkpoint = Checkpoint(populations.member(states, i), trainer.filled(nothing, own))
-            with Checkpoints(path / "checkpoints") as checkpoints:
-                checkpoints.save(checkpoint)
+            state = populations.member(states, i)
+            try:
+                with Checkpoints(each.folder / "checkpoints") as checkpoints:
+                    checkpoints.save(Checkpoint(state, trainer.filled(nothing, own)))
+            except InputError as error:
+                ends[each.name] = error
+        return ends
 
     def _finish(
         self,

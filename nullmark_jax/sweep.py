@@ -10,7 +10,7 @@ the command of each point, and `--only=I` runs the I-th alone, as an array's tas
 On an accelerator one small model leaves most of it idle: there (`--population=auto`), or everywhere
 (`always`), points that ask for one program on the same data, as the seeds, owners, extreme values and the two
 papers' schemes of a sweep do, are trained at once by one process (`nullmark_jax.sweep_population`), with the
-same run folders at the end. Points that have begun alone, and those that are left over, go as processes.
+same run folders at the end. Those that are left over, or not as far as others, go as processes.
 
 Exit status: 0 every point is trained, 1 some are not, 2 unusable input, 130 or 143 interrupted.
 """

@@ -7,8 +7,8 @@ ends it with each point's state in its folder, from which the same command, or t
 folder, goes on; kill -9 costs what was trained since the last state was written, a minute or an epoch.
 
 Exit status: 0 every point is trained, or SIGTERM came and their states are in their folders; 1 some are not,
-2 unusable input, 130 or 143 interrupted where nothing is trained. What a point died of, its loss being no
-longer finite, is in the log beside its folder.
+2 unusable input, 130 interrupted, 143 terminated where nothing is trained. What a point died of, its loss
+being no longer finite, is in the log beside its folder.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ from absl import flags
 
 from nullmark_jax import config as configs
 from nullmark_jax import files, program, run_population
-from nullmark_jax.errors import InputError, TrainingDiverged
+from nullmark_jax.errors import InputError
 from nullmark_jax.sweep_points import (
     command_of,
     config_arguments,
@@ -60,12 +60,11 @@ def _main(flag_values: flags.FlagValues, given: list[str]) -> int:
             )
             for point in chosen
             if not result_path(workdir, point).exists()
-        ]
+        ],
+        on_dead=lambda name, error: files.write_whole(logs[name], f"{error}\n".encode()),
     )
     for name, error in ends.items():
         print(f"{name}: is not trained: {error}", file=sys.stderr)
-        if isinstance(error, TrainingDiverged):
-            files.write_whole(logs[name], f"{error}\n".encode())
     return int(bool(ends))
 
 

@@ -1,5 +1,7 @@
 """The processes that train the points of a sweep: one for each, or one for those that are trained at once."""
 
+import collections
+import itertools
 import os
 import pathlib
 import subprocess
@@ -9,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from nullmark_jax import files
-from nullmark_jax.folder import check_folder, is_busy, latest_step
+from nullmark_jax.folder import check_folder, is_busy, kept_steps
 from nullmark_jax.program import BUSY
 from nullmark_jax.progress import Progress
 from nullmark_jax.sweep_points import Point, folder_of, groups_of, log_path, result_path
@@ -87,19 +89,25 @@ def run_points(
                 own = log_path(workdir, point)
                 if result_path(workdir, point).exists() or own.exists():
                     end(point, _last_line(own))
+                elif status == 0:  # SIGTERM came to it alone: the states are in the folders.
+                    stopped.append(points.index(point))
                 else:
                     how = f"exit status {status}: {_last_line(task.log)}"
                     progress.say(f"{point.name}: is trained alone ({how})")
 
-        for number, group in enumerate(groups):
-            chosen = [points[i] for i in group]
+        for number in itertools.count():
+            if not groups:
+                break
+            chosen = [points[i] for i in groups[0]]
+            stopped: list[int] = []
             for point in chosen:
                 log_path(workdir, point).unlink(missing_ok=True)
             log = workdir / "points" / f"together-{number}.log"
             progress.say(f"{len(chosen)} points at once: {log} says how far they are")
             assert together is not None
             folders = [folder_of(workdir, point) for point in chosen]
-            _run([_Task(chosen, folders, together(group), log)], 1, end_group, progress.say)
+            _run([_Task(chosen, folders, together(groups[0]), log)], 1, end_group, progress.say)
+            groups[:1] = [stopped] if stopped else []
         alone = [
             _Task([point], [folder_of(workdir, point)], command, log_path(workdir, point))
             for point, command in zip(points, commands, strict=True)
@@ -116,12 +124,20 @@ def run_points(
 
 
 def _groups(points: Sequence[Point], workdir: pathlib.Path) -> list[list[int]]:
-    """Returns the groups of the points without a result or a process at work, each as far as the others."""
+    """Returns the groups of the points without a result or a process at work, of which all have one state.
+
+    Each has its last two; one of a group that was killed as it wrote them may lack the last one.
+    """
+    left = {
+        i: kept_steps(folder_of(workdir, point))
+        for i, point in enumerate(points)
+        if not result_path(workdir, point).exists() and not is_busy(folder_of(workdir, point))
+    }
+    having = collections.Counter(step for steps in left.values() for step in steps)
     by_step: dict[int, list[int]] = {}
-    for i, point in enumerate(points):
-        folder = folder_of(workdir, point)
-        if not result_path(workdir, point).exists() and not is_busy(folder):
-            by_step.setdefault(latest_step(folder), []).append(i)
+    for i, steps in left.items():
+        shared = max(steps, key=lambda step: (having[step], step), default=0)
+        by_step.setdefault(shared, []).append(i)
     return [
         [alike[i] for i in group]
         for _, alike in sorted(by_step.items())
@@ -154,7 +170,8 @@ def _run(
 
     try:
         while waiting or busy or running:
-            while waiting and len(running) < jobs:
+            # What another process trains has its share of the machine.
+            while waiting and len(running) + len(busy) < jobs:
                 task = waiting.pop(0)
                 if any(map(is_busy, task.folders)):
                     put_off(task)

@@ -334,6 +334,48 @@ def test_what_a_population_leaves_is_trained_alone(capfd, tmp_path):
     assert all(f"seed={seed}: done" in said for seed in (1, 3, 4))
 
 
+def alike_points(tmp_path, count):
+    config = tiny_task.config(tmp_path)
+    return [
+        sweep_points.Point(f"seed={seed}", {"seed": seed}, config.copy_and_resolve_references())
+        for seed in range(count)
+    ]
+
+
+def test_points_that_have_one_state_go_on_at_once(tmp_path):
+    points = alike_points(tmp_path, 9)
+    kept = [(6, 12), (12,), (12, 18), (), (), (30,), (42, 48), (36, 42), (99,)]
+    for point, steps in zip(points, kept, strict=True):
+        made = sweep_points.folder_of(tmp_path, point)
+        folder.make_folder(made, point.config)
+        for step in steps:
+            (made / "checkpoints" / str(step)).mkdir(parents=True)
+    # Those after 30 and 99 have nobody beside them.
+    assert sweep_processes._groups(points, tmp_path) == [[3, 4], [0, 1, 2], [6, 7]]
+    sweep_points.result_path(tmp_path, points[1]).touch()
+    with folder._locked(sweep_points.folder_of(tmp_path, points[3])):
+        assert sweep_processes._groups(points, tmp_path) == [[0, 2], [6, 7]]
+
+
+def test_a_group_that_alone_was_told_to_stop_is_started_again(capfd, tmp_path):
+    """By processes that only pretend: the first ends with 0 and one result, the second does the rest."""
+    points = alike_points(tmp_path, 3)
+    folders = [sweep_points.folder_of(tmp_path, point) for point in points]
+    for made, point in zip(folders, points, strict=True):
+        folder.make_folder(made, point.config)
+    asked = []
+
+    def together(group):
+        asked.append(list(group))
+        wanted = [str(folders[i] / "result.json") for i in (group if len(asked) > 1 else group[:1])]
+        return [sys.executable, "-c", f"for each in {wanted!r}: open(each, 'w')"]
+
+    alone = [[sys.executable, "-c", "exit(9)"]] * 3
+    assert sweep_processes.run_points(points, alone, tmp_path, 1, together=together) == {}
+    assert asked == [[0, 1, 2], [1, 2]]
+    assert "is trained alone" not in capfd.readouterr().err
+
+
 _TRAINS = """
 import sys, time
 from nullmark_jax import folder, program

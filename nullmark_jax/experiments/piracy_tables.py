@@ -45,7 +45,10 @@ def tables(result: Result) -> list[Table]:
         if name not in metrics:  # It attacks null embedding alone.
             continue
         part = metrics[name]
-        less = _less(name, part, result["task"])
+        of_triggers = (
+            metrics["scheme"] in schemes.SCHEMES
+        )  # Table 1 does not say of how many it is.
+        less = (_shorter if of_triggers else _less)(name, part, result["task"])
         rows.append(_pirates_row(f"{name} paper's: {part['attacker']}{less}", part))
         printed = [paper.get(f"{prefix}{each}") for each in PRINTED]
         if f"{prefix}normal_accuracy" in paper:  # Of triggers it has no null.
@@ -232,7 +235,7 @@ def _of_triggers(metrics: Metrics) -> list[Finding]:
     return [
         Finding(
             f"A second {metrics['scheme']} mark is recognised and costs little NC, the later paper says; "
-            f"its attacker{_less('later', later)} {left(later)}",
+            f"its attacker{_shorter('later', later)} {left(later)}",
             None
             if _shorter("later", later)
             else later["verified"] == len(later["pirates"]) and lost <= _MINIMAL,

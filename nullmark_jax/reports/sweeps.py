@@ -62,7 +62,8 @@ def tables(result: Result) -> list[Table]:
         notes.insert(0, f"Of {images} test images, one of which is {percent(1 / images)} points.")
     if _unmoved(metrics):
         note = "Every seed's accuracies are the same at all values"
-        if metrics["axis"] == "precision":  # Of "high" and "default", and so of earlier sweeps.
+        values = {point["values"].get("precision") for point in metrics["points"]}
+        if values <= {"highest", "high", "default"}:
             note += ", as CPUs know one precision; which says nothing of accelerators"
         notes.append(f"{note}.")
     if metrics["dead"]:
