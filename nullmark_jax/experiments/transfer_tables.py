@@ -170,7 +170,7 @@ def draw(result: Result) -> dict[str, Figure]:
     if len(starts_of(way["watermarked"])) > 1:
         drawn["transfer-starts"] = dots.dots_figure(
             [(name, _dots(part)) for name, part in _parts(metrics)],
-            title="The owner's mark recovered, by the new last layer's start",
+            title="recovered, by the last layer's start",
             threshold=metrics["threshold"],
         )
     return drawn
