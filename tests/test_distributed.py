@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from typing import ClassVar
 
 import compiled_programs
 import numpy as np
@@ -38,8 +39,21 @@ def compiled(tmp_path_factory):
     return tmp_path_factory.mktemp("compiled")
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    """A test that fails leaves no process behind."""
+    yield
+    while Processes.started:
+        process = Processes.started.pop()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
 class Processes:
     """The processes of one run, process I with the folder FOLDER/I."""
+
+    started: ClassVar[list] = []
 
     def __init__(self, config_file, folder, compiled, *arguments, count=2, devices=2, own=None):
         with socket.socket() as free:
@@ -67,6 +81,7 @@ class Processes:
                     )
                 )
         self.folder = folder
+        self.started += self.each
 
     def error(self, i):
         return (self.folder / f"{i}.err").read_text()
