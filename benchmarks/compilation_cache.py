@@ -6,8 +6,6 @@ Each round starts the program twice on a cache folder of its own that is empty a
 keeps, then it loads. The main program's imports are in both times.
 """
 
-import json
-import shlex
 import statistics
 import sys
 import tempfile
@@ -68,10 +66,7 @@ def main(argv: list[str]) -> None:
         return
     results = {task: compare(task) for task in _TASKS.value}
     if _JSON.value:
-        from nullmark_jax import environment  # Here: no contestant is to import jax for it.
-
-        command = shlex.join(["python", "benchmarks/compilation_cache.py", *sys.argv[1:]])
-        print(json.dumps({**results, "environment": environment.describe(command)}))
+        contestant.print_json(results)
         return
     for task, found in results.items():
         low, high = found["lowest_and_highest"]

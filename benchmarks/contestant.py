@@ -5,6 +5,8 @@ So no thread pool or allocator of one disturbs another, and each has a peak memo
 
 import json
 import os
+import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -47,6 +49,14 @@ def resident_peak() -> int:
             return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM"))
     except (OSError, StopIteration):
         return 0
+
+
+def print_json(found: dict[str, Any]) -> None:
+    """Prints what a program found as one JSON object, and what that depends on beside it."""
+    from nullmark_jax import environment  # Here: PyTorch's contestant is not to import jax for it.
+
+    command = shlex.join(["python", f"benchmarks/{pathlib.Path(sys.argv[0]).name}", *sys.argv[1:]])
+    print(json.dumps({**found, "environment": environment.describe(command)}))
 
 
 class Contestant:

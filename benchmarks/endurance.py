@@ -12,10 +12,8 @@ memory from /proc about once an epoch.
 """
 
 import itertools
-import json
 import pathlib
 import random
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -28,7 +26,7 @@ from absl import app, flags
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from nullmark_jax import environment
+import contestant
 
 _WHAT = flags.DEFINE_enum("what", None, ["kills", "memory"], "Which.", required=True)
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
@@ -165,8 +163,7 @@ def main(argv: list[str]) -> None:
     if _WHAT.value == "memory" and _FIGURE.value:
         draw(found, _FIGURE.value)
     if _JSON.value:
-        command = shlex.join(["python", "benchmarks/endurance.py", *sys.argv[1:]])
-        print(json.dumps({**found, "environment": environment.describe(command)}))
+        contestant.print_json(found)
     elif _WHAT.value == "memory":
         print(
             f"{found['epochs'][-1]} epochs: {found['resident_bytes'][-1] / 2**20:.0f} MiB at the end, "

@@ -11,8 +11,6 @@ run. Times are of the whole population.
 """
 
 import functools
-import json
-import shlex
 import statistics
 import sys
 from collections.abc import Callable
@@ -23,7 +21,7 @@ import numpy as np
 from absl import app, flags
 
 import contestant
-from nullmark_jax import environment, process
+from nullmark_jax import process
 
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
 _TASK = flags.DEFINE_enum("task", "digit", ["digit", "face", "traffic", "object"], "Net to time.")
@@ -163,8 +161,7 @@ def main(argv: list[str]) -> None:
         return
     results = {population: compare(population) for population in _POPULATIONS.value}
     if _JSON.value:
-        command = shlex.join(["python", "benchmarks/populations.py", *sys.argv[1:]])
-        print(json.dumps({**results, "environment": environment.describe(command)}))
+        contestant.print_json(results)
         return
     print(f"{_TASK.value}, {_MEMBERS.value} of each")
     for population, ways in results.items():

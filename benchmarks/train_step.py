@@ -15,9 +15,7 @@ projection (`config.null_space`), which PyTorch's step has not.
 """
 
 import functools
-import json
 import os
-import shlex
 import statistics
 import subprocess
 import sys
@@ -171,10 +169,7 @@ def main(argv: list[str]) -> None:
         return
     results = {task: contest(task) for task in _TASKS.value}
     if _JSON.value:
-        from nullmark_jax import environment  # Here: no contestant is to import jax for it.
-
-        command = shlex.join(["python", "benchmarks/train_step.py", *sys.argv[1:]])
-        print(json.dumps({**results, "environment": environment.describe(command)}))
+        contestant.print_json(results)
         return
     for task, each in results.items():
         for measured in (each, each["memory_kept"]):

@@ -163,14 +163,13 @@ class Checkpoints:
                 found = self._read(step, like)
             except InputError as error:
                 failure = failure or error
-                damaged.append(self._directory / str(step))
+                damaged.append(step)
                 continue
-            for path in damaged:
-                before = self._directory / str(step)
+            before = self._directory / str(step)
+            for each in damaged:
+                path = self._directory / str(each)
                 _LOG.warning("%s: was damaged; going on from %s, the one before", path, before)
-                shutil.rmtree(path)
-            if damaged:
-                self._manager.reload()
+            self._remove(damaged)
             return found
         if failure:
             raise failure
@@ -179,21 +178,24 @@ class Checkpoints:
     def at(self, step: int, like: Checkpoint) -> Checkpoint:
         """Returns the checkpoint after so many steps, and removes later ones; raises as `latest` does."""
         found = self._read(step, like)
-        later = [each for each in self._manager.all_steps() if each > step]
-        for each in later:
-            shutil.rmtree(self._directory / str(each))
-        if later:
-            self._manager.reload()
+        self._remove([each for each in self._manager.all_steps() if each > step])
         return found
+
+    def _remove(self, steps: list[int]) -> None:
+        for step in steps:
+            shutil.rmtree(self._directory / str(step))
+        if steps:
+            self._manager.reload()
 
     def _read(self, step: int, like: Checkpoint) -> Checkpoint:
         damaged = f"{self._directory / str(step)}: is not a whole checkpoint of this run"
         remedy = f"delete {self._directory} to begin anew"
         with _orbax(damaged, remedy):
             arrays = self._manager.restore(step, args=_Arrays())
-        if _forms(arrays) != _forms(_named(like)):
+        wanted = _named(like)
+        if _forms(arrays) != _forms(wanted):
             raise InputError(f"{damaged} (its shapes differ); {remedy}")
-        leaves = [arrays[name] for name in _named(like)]
+        leaves = [arrays[name] for name in wanted]
         found: Checkpoint = jax.tree.unflatten(jax.tree.structure(like), leaves)
         if int(found.state.step) != step:
             raise InputError(f"{damaged} (it is of step {found.state.step}); {remedy}")

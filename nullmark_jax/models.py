@@ -53,10 +53,7 @@ class ReluConv(nn.Module):
         shape = (self.size, self.size, images.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-
-        def convolve(x: Array, w: Array, *, precision: str | None) -> Array:
-            return convolution.conv2d(x, w, self.padding, precision)
-
+        convolve = functools.partial(convolution.conv2d, padding=self.padding)
         features = rounding.product(convolve, self.precision)(images, kernel)
         if pool:
             return convolution.bias_relu_pool(features, bias)
@@ -98,11 +95,12 @@ class ConvNet(nn.Module):
         return ReluConv(conv.features, conv.size, self.padding, self.precision)
 
     def dense_layer(self, width: int) -> nn.Dense:
-        glorot = nn.initializers.glorot_uniform()
-        if self.precision in rounding.MANTISSA:
-            dot = rounding.dot_general(self.precision)
-            return nn.Dense(width, kernel_init=glorot, dot_general=dot)
-        return nn.Dense(width, precision=self.precision, kernel_init=glorot)
+        return nn.Dense(
+            width,
+            precision=self.precision,
+            kernel_init=nn.initializers.glorot_uniform(),
+            dot_general=rounding.dot_general,
+        )
 
     def block(self, features: Array, index: int) -> Array:
         """Returns the features after block `index` (from 0), given those before it."""

@@ -55,24 +55,24 @@ def product(of: Product, precision: str | None) -> Callable[[jax.Array, jax.Arra
     return call
 
 
-def dot_general(precision: str) -> Product:
-    """Returns what `flax.linen.Dense` takes for `dot_general`: `jax.lax.dot_general` of rounded operands.
+def dot_general(
+    x: jax.Array,
+    w: jax.Array,
+    dimensions: lax.DotDimensionNumbers,
+    precision: Any = None,
+    **options: Any,
+) -> jax.Array:
+    """Returns `jax.lax.dot_general` as `product` has it: what `flax.linen.Dense` takes for its own.
 
     Args:
-      precision: one of `MANTISSA`; the one that the layer passes is not looked at.
+      x: as in `jax.lax.dot_general`, as are the next ones.
+      w: see there.
+      dimensions: see there.
+      precision: as in `product`.
+      options: see there.
     """
 
-    def dot(
-        x: jax.Array,
-        w: jax.Array,
-        dimensions: lax.DotDimensionNumbers,
-        precision: Any = None,
-        **options: Any,
-    ) -> jax.Array:
-        def of(x: jax.Array, w: jax.Array, *, precision: str) -> jax.Array:
-            return lax.dot_general(x, w, dimensions, precision=precision, **options)
+    def of(x: jax.Array, w: jax.Array, *, precision: Any) -> jax.Array:
+        return lax.dot_general(x, w, dimensions, precision=precision, **options)
 
-        return product(of, name)(x, w)
-
-    name = precision
-    return dot
+    return product(of, precision)(x, w)

@@ -266,9 +266,7 @@ class _Together:
                 plan=lambda epoch: populations.stack([each.plan(epoch) for each in members]),
                 parts=self._epochs,
                 first=done + 1,
-                before=jax.tree.map(lambda field: field[:, :into], starts.metrics)
-                if into
-                else None,
+                before=jax.tree.map(lambda field: field[:, :into], starts.metrics),
                 asked_to_stop=asked_to_stop,
             )
             for epoch, part in enumerate(parts, start=done + 1):
@@ -326,14 +324,13 @@ class _Together:
     def _save(self, part: populations.Part, runs: dict[int, Run]) -> Ends:
         """Writes the checkpoints of members, by their place; returns why some could not be written."""
         ends: Ends = {}
-        states, nothing = part.state(), trainer.no_metrics(self.steps)
-        complete = part.metrics.loss.shape[1] == self.steps
+        states = part.state()
         for i, each in runs.items():
-            own = nothing if complete else populations.member(part.metrics, i)
+            metrics = trainer.under_way(populations.member(part.metrics, i), self.steps)
             state = populations.member(states, i)
             try:
                 with Checkpoints(each.folder / "checkpoints") as checkpoints:
-                    checkpoints.save(Checkpoint(state, trainer.filled(nothing, own)))
+                    checkpoints.save(Checkpoint(state, metrics))
             except InputError as error:
                 ends[each.name] = error
         return ends

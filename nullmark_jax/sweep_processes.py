@@ -1,7 +1,6 @@
 """The processes that train the points of a sweep: one for each, or one for those that are trained at once."""
 
 import collections
-import itertools
 import os
 import pathlib
 import subprocess
@@ -27,13 +26,11 @@ class _Task(NamedTuple):
 
     Attributes:
       points: that it trains.
-      folders: theirs.
       command: its command line.
       log: where what it prints goes.
     """
 
     points: Sequence[Point]
-    folders: Sequence[pathlib.Path]
     command: Sequence[str]
     log: pathlib.Path
 
@@ -95,21 +92,19 @@ def run_points(
                     how = f"exit status {status}: {_last_line(task.log)}"
                     progress.say(f"{point.name}: is trained alone ({how})")
 
-        for number in itertools.count():
-            if not groups:
-                break
-            chosen = [points[i] for i in groups[0]]
+        for number, group in enumerate(groups):
+            chosen = [points[i] for i in group]
             stopped: list[int] = []
             for point in chosen:
                 log_path(workdir, point).unlink(missing_ok=True)
             log = workdir / "points" / f"together-{number}.log"
             progress.say(f"{len(chosen)} points at once: {log} says how far they are")
             assert together is not None
-            folders = [folder_of(workdir, point) for point in chosen]
-            _run([_Task(chosen, folders, together(groups[0]), log)], 1, end_group, progress.say)
-            groups[:1] = [stopped] if stopped else []
+            _run([_Task(chosen, together(group), log)], workdir, 1, end_group, progress.say)
+            if stopped:  # Is the next one.
+                groups.insert(number + 1, stopped)
         alone = [
-            _Task([point], [folder_of(workdir, point)], command, log_path(workdir, point))
+            _Task([point], command, log_path(workdir, point))
             for point, command in zip(points, commands, strict=True)
             if not result_path(workdir, point).exists() and point.name not in ends
         ]
@@ -117,7 +112,7 @@ def run_points(
         def end_alone(task: _Task, status: int) -> None:
             end(task.points[0], f"exit status {status}: {_last_line(task.log)}")
 
-        _run(alone, jobs, end_alone, progress.say)
+        _run(alone, workdir, jobs, end_alone, progress.say)
     return {
         point.name: ends[point.name] for point in points if not result_path(workdir, point).exists()
     }
@@ -147,6 +142,7 @@ def _groups(points: Sequence[Point], workdir: pathlib.Path) -> list[list[int]]:
 
 def _run(
     tasks: Sequence[_Task],
+    workdir: pathlib.Path,
     jobs: int,
     end: Callable[[_Task, int], None],
     say: Callable[[str], None],
@@ -173,9 +169,9 @@ def _run(
             # What another process trains has its share of the machine.
             while waiting and len(running) + len(busy) < jobs:
                 task = waiting.pop(0)
-                if any(map(is_busy, task.folders)):
+                if any(is_busy(folder_of(workdir, point)) for point in task.points):
                     put_off(task)
-                elif all((folder / "result.json").exists() for folder in task.folders):
+                elif all(result_path(workdir, point).exists() for point in task.points):
                     end(task, 0)
                 else:
                     with open(task.log, "wb") as log:

@@ -212,23 +212,24 @@ class _Log:
 
     def write(self, done: training.Epoch, measured: Any) -> dict[str, Any] | None:
         """Writes a state, and of a complete epoch the record, which it returns."""
-        record, metrics = None, no_metrics(self._steps)
+        record = None
         if done.complete:
             record = outcome.epoch_record(done.number, done.metrics, measured)
             self.records.append(record)
             write_history(self._folder, self.records)
-        else:
-            metrics = filled(metrics, done.metrics)
         self.seconds = time.monotonic() - self._started
         write_seconds(self._folder, self.seconds)
-        self._checkpoints.save(Checkpoint(done.state, metrics))
+        self._checkpoints.save(Checkpoint(done.state, under_way(done.metrics, self._steps)))
         return record
 
 
-def filled(blank: training.StepMetrics, done: training.StepMetrics) -> training.StepMetrics:
-    """Returns an epoch's metrics [steps] with those of its first steps in their place."""
+def under_way(done: training.StepMetrics, steps: int) -> training.StepMetrics:
+    """Returns what a checkpoint has of an epoch's steps so far: [steps], nothing once all are done."""
+    nothing = no_metrics(steps)
+    if len(done.loss) == steps:
+        return nothing
     return jax.tree.map(
-        lambda empty, values: np.concatenate([values, empty[len(values) :]]), blank, done
+        lambda values, empty: np.concatenate([values, empty[len(values) :]]), done, nothing
     )
 
 

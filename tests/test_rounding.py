@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from jax import lax
+from test_models import operations
 
 from nullmark_jax import convolution, models, rounding
 
@@ -71,8 +72,7 @@ def test_gradients_are_products_of_rounded_operands(operands, precision):
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
 def test_a_dense_layer_s_product(operands, precision):
     x, w, _ = operands
-    dot = rounding.dot_general(precision)
-    found = dot(x, w, (((1,), (0,)), ((), ())), precision=None)
+    found = rounding.dot_general(x, w, (((1,), (0,)), ((), ())), precision=precision)
     cut = ROUNDED[precision]
     np.testing.assert_allclose(found, cut(x).astype(np.float64) @ cut(w), rtol=2e-6, atol=2e-4)
 
@@ -83,15 +83,6 @@ def test_other_precisions_are_jax_s(operands, precision):
     asked = []
     rounding.product(lambda *given, precision: asked.append((given, precision)), precision)(x, w)
     assert asked == [((x, w), precision)]
-
-
-def operations(jaxpr):
-    for equation in jaxpr.eqns:
-        yield jaxpr, equation
-        for value in equation.params.values():
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from operations(inner)
 
 
 @pytest.mark.parametrize("name", models.MODELS)
@@ -108,7 +99,7 @@ def test_every_layer_of_every_net_rounds(name, precision):
 
     def roundings(function):
         jaxpr = jax.make_jaxpr(function)(params, images).jaxpr
-        found = [e for _, e in operations(jaxpr) if e.primitive.name == "reduce_precision"]
+        found = [e for e in operations(jaxpr) if e.primitive.name == "reduce_precision"]
         bits = {(e.params["exponent_bits"], e.params["mantissa_bits"]) for e in found}
         assert bits == {(8, rounding.MANTISSA[precision])}
         return len(found)

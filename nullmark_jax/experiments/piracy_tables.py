@@ -38,6 +38,8 @@ def tables(result: Result) -> list[Table]:
     """Returns the papers' attackers beside the strongest, and the grid."""
     metrics, paper = result["metrics"], result["paper"]
     threshold = metrics["threshold"]
+    # Of these Table 1 has no null, and does not say of how many pirates it is.
+    of_triggers = metrics["scheme"] in schemes.SCHEMES
     rows = []
     before = list(metrics["before"].values())
     rows.append(["before any attack", str(len(before)), *_accuracies(before), "", ""])
@@ -45,14 +47,11 @@ def tables(result: Result) -> list[Table]:
         if name not in metrics:  # It attacks null embedding alone.
             continue
         part = metrics[name]
-        of_triggers = (
-            metrics["scheme"] in schemes.SCHEMES
-        )  # Table 1 does not say of how many it is.
         less = (_shorter if of_triggers else _less)(name, part, result["task"])
         rows.append(_pirates_row(f"{name} paper's: {part['attacker']}{less}", part))
         printed = [paper.get(f"{prefix}{each}") for each in PRINTED]
-        if f"{prefix}normal_accuracy" in paper:  # Of triggers it has no null.
-            pirates = str(_PIRATES) if name == "later" and printed[1] is not None else ""
+        if f"{prefix}normal_accuracy" in paper:
+            pirates = str(_PIRATES) if name == "later" and not of_triggers else ""
             rows.append([f"as the {name} paper has it", pirates, *map(percent, printed), "", ""])
     for name, title in STRONGEST.items():
         if name in metrics:  # The grid may have one number of images.

@@ -24,7 +24,7 @@ from nullmark_jax.attacks.transfer import WAYS
 from nullmark_jax.data import Dataset, Splits
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import experiment, transfer_tables
-from nullmark_jax.experiments.bench import Bench
+from nullmark_jax.experiments.bench import Bench, Outcome
 from nullmark_jax.experiments.experiment import Experiment, Metrics
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import (
@@ -220,16 +220,18 @@ class _Pupil:
         """Returns the student's NC, and what the first start recovers, with its curve."""
         count = evaluation.make_evaluator(models.apply_fn(self._model), self._student.test)
         counts = count(self._taught(), self._marks["foreign"])
-        curve: list[Record] = []
-        recovered = self.recover("draw 1", curve)
+        recovered = self._recovered("draw 1", points=max(2, self._config.recovery_epochs))
         return {
             "student": float(np.ravel(counts.normal_accuracy)[0]),
-            "recovered": recovered,
-            "curve": curve,
+            "recovered": recovered.record,
+            "curve": recovered.curve,
         }
 
-    def recover(self, start: str, curve: list[Record] | None = None) -> Record:
-        """Returns what the start named recovers; puts the way there into `curve` where one is given."""
+    def recover(self, start: str) -> Record:
+        """Returns what the start named recovers."""
+        return self._recovered(start, points=1).record
+
+    def _recovered(self, start: str, *, points: int) -> Outcome:
         config, bench = self._config, self._bench
         again = transfer.with_new_last_layer(
             self._taught(),
@@ -238,7 +240,7 @@ class _Pupil:
             input_shape=self._shape,
         )
         images = len(bench.victim.splits.train)
-        outcome = bench.attack(
+        return bench.attack(
             self._adversary._replace(
                 steps=retraining.steps_of(
                     config.recovery_epochs, images=images, batch_size=config.batch_size
@@ -248,11 +250,8 @@ class _Pupil:
             seed=config.seed,
             marks=self._marks,
             params=again,
-            points=1 if curve is None else max(2, config.recovery_epochs),
+            points=points,
         )
-        if curve is not None:
-            curve.extend(outcome.curve)
-        return outcome.record
 
     def _read_or_teach(self) -> Params:
         """Returns the student, from its file if there is one: to teach it may take hours."""
