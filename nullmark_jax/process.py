@@ -41,8 +41,8 @@ def one_blas_thread() -> None:
 def keep_freed_memory(environ: Mapping[str, str] = os.environ) -> bool:
     """Makes this process reuse the memory that it frees, rather than give it back to the system.
 
-    The process then stays as large as it once was. Nothing is changed where the C library is not
-    glibc, or where the environment sets glibc's allocator.
+    The process then stays as large as it once was, until `give_back_freed_memory`. Nothing is changed
+    where the C library is not glibc, or where the environment sets glibc's allocator.
 
     Returns:
       Whether it is set.
@@ -56,3 +56,18 @@ def keep_freed_memory(environ: Mapping[str, str] = os.environ) -> bool:
         return False
     settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _NEVER_TRIM, _M_TOP_PAD: _GROW_BY}
     return all([mallopt(name, value) == 1 for name, value in settings.items()])
+
+
+def give_back_freed_memory() -> bool:
+    """Gives the system the memory that is free by now, as what a compiler used and the holes of long runs.
+
+    What is used again afterwards is faulted in again: that is for now and then.
+
+    Returns:
+      Whether any was given back; False where the C library is not glibc.
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(trim(0) == 1)

@@ -22,6 +22,7 @@ from nullmark_jax import (
     optimizers,
     outcome,
     parallel,
+    process,
     standardization,
     stopping,
     training,
@@ -32,6 +33,9 @@ from nullmark_jax.errors import InputError
 from nullmark_jax.folder import read_history, read_seconds, write_history, write_seconds
 from nullmark_jax.marks import Marks, rising
 from nullmark_jax.progress import Progress
+
+# Freed memory is given back after the first epoch of a start, which compiled the programs, and each so many.
+_GIVE_BACK_EPOCHS = 100
 
 
 def make_plan(
@@ -171,6 +175,8 @@ def train(
                     if log
                     else ""
                 )
+            if (done.number - done_before - 1) % _GIVE_BACK_EPOCHS == 0:
+                process.give_back_freed_memory()
         records, seconds = (log.records, log.seconds) if log else ([], 0.0)
     return projected(state.params), records, seconds
 

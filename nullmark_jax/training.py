@@ -1,5 +1,6 @@
 """The training state and the pure training step; `fit` runs it over epochs."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -62,7 +63,22 @@ TrainStep = Callable[
 
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
     """Returns the state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    return _initial(optimizer)(params)
+
+
+@functools.lru_cache(maxsize=32)
+def _initial(optimizer: optax.GradientTransformation) -> Callable[[Params], TrainState]:
+    """Returns params -> the state, whose zeros are one program rather than one of each shape."""
+
+    @jax.jit
+    def zeros(params: Params) -> tuple[jax.Array, optax.OptState]:
+        return jnp.zeros((), jnp.int32), optimizer.init(params)
+
+    def initial(params: Params) -> TrainState:
+        step, moments = zeros(params)
+        return TrainState(step, params, moments)
+
+    return initial
 
 
 def concatenated_logits(apply_fn: ApplyFn) -> MarkedLogits:

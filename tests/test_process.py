@@ -28,6 +28,29 @@ print(int(done), before, faults())
 GLIBC = platform.libc_ver()[0] == "glibc"
 
 
+HOLES = """
+import ctypes, pathlib
+from nullmark_jax.process import give_back_freed_memory, keep_freed_memory
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+
+def resident():  # MiB
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
+
+keep_freed_memory()
+blocks = [libc.malloc(1 << 20) for _ in range(128)]
+for block in blocks:
+    ctypes.memset(block, 1, 1 << 20)
+full = resident()
+for block in blocks[:-1]:  # the last one holds the heap's end
+    libc.free(block)
+kept = resident()
+done = give_back_freed_memory()
+print(int(done), full, kept, resident())
+"""
+
 THREADS = """
 import threadpoolctl
 from nullmark_jax import process
@@ -55,6 +78,14 @@ def test_freed_memory_is_not_faulted_in_again():
     assert done == 1
     assert before > 200  # with huge pages, 16 a block; with small ones, 8192
     assert after < before / 8
+
+
+@pytest.mark.skipif(not GLIBC, reason="the C library is not glibc")
+def test_freed_memory_is_given_back_where_that_is_asked_for():
+    done, full, kept, after = fresh(HOLES)
+    assert done == 1
+    assert kept > full - 8
+    assert after < full - 120
 
 
 def test_the_users_own_allocator_settings_stand():
