@@ -228,10 +228,8 @@ def _orbax(problem: str, remedy: str) -> Iterator[None]:
         try:
             yield
         except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = getattr(error, "strerror", None)
-            if not reason:
-                said = (str(error) or type(error).__name__).splitlines()[0]
-                reason = said.split(" [")[0].rsplit(": ", 1)[-1]
+            said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            reason = said.splitlines()[0]
             raise InputError(f"{problem} ({reason}); {remedy}") from error
         finally:
             logger.setLevel(level)

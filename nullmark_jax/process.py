@@ -23,6 +23,7 @@ from nullmark_jax import compilation_cache
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _NEVER_TRIM = 2**31 - 1
 _GROW_BY = 64 << 20
+_GIVE_BACK_EPOCHS = 100
 _USER_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")
 
 
@@ -56,6 +57,16 @@ def keep_freed_memory(environ: Mapping[str, str] = os.environ) -> bool:
         return False
     settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _NEVER_TRIM, _M_TOP_PAD: _GROW_BY}
     return all([mallopt(name, value) == 1 for name, value in settings.items()])
+
+
+def after_epoch(number: int) -> None:
+    """Gives freed memory back after a start's first epoch, which compiled programs, and each hundredth.
+
+    Args:
+      number: of epochs that this process has trained.
+    """
+    if number % _GIVE_BACK_EPOCHS == 1:
+        give_back_freed_memory()
 
 
 def give_back_freed_memory() -> bool:

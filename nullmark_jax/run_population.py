@@ -309,6 +309,7 @@ class _Together:
                 progress.advance((self.steps - into) * len(members))
                 into = 0
                 progress.note({"epoch": epoch} | _means([histories[i][-1] for i in alive]))
+                process.after_epoch(epoch - done)
         every = np.broadcast_to(
             np.arange(len(self._splits.test)), (len(members), len(self._splits.test))
         )

@@ -34,9 +34,6 @@ from nullmark_jax.folder import read_history, read_seconds, write_history, write
 from nullmark_jax.marks import Marks, rising
 from nullmark_jax.progress import Progress
 
-# Freed memory is given back after the first epoch of a start, which compiled the programs, and each so many.
-_GIVE_BACK_EPOCHS = 100
-
 
 def make_plan(
     config: ml_collections.ConfigDict,
@@ -175,8 +172,7 @@ def train(
                     if log
                     else ""
                 )
-            if (done.number - done_before - 1) % _GIVE_BACK_EPOCHS == 0:
-                process.give_back_freed_memory()
+            process.after_epoch(done.number - done_before)
         records, seconds = (log.records, log.seconds) if log else ([], 0.0)
     return projected(state.params), records, seconds
 
