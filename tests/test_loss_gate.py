@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from configs import quickstart
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import loss_gate
 
@@ -35,10 +36,11 @@ def test_the_strongest(records, scheme, best):
     assert loss_gate.strongest(records, scheme, 0.8) is records[best]
 
 
-def victim(name, loss):
-    return SimpleNamespace(
-        name=name, config=SimpleNamespace(loss=SimpleNamespace(cross_entropy=loss))
-    )
+def victim(name, loss, rising=0.0):
+    config = quickstart.get_config()
+    config.loss.cross_entropy = loss
+    config.curriculum.epochs = rising
+    return SimpleNamespace(name=name, config=config)
 
 
 def test_victims_by_their_owners_loss():
@@ -49,6 +51,10 @@ def test_victims_by_their_owners_loss():
         InputError, match=r"^--victim: c and a were both trained with the loss clipped, b"
     ):
         loss_gate.split([b, a, c])
+    # Lambda rising is another training than the same loss without.
+    d, e = victim("d", "logits", 4.5), victim("e", "clipped", 4.5)
+    assert loss_gate.split([e, d, b]) == ([e], [d, b])
+    assert loss_gate.owner_loss(e.config) == "clipped, lambda rising"
 
 
 def attack(owner_loss, cross_entropy, way, rate, nc, wm, finite=True):

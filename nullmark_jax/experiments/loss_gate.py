@@ -7,6 +7,8 @@ training, in the attacker's or in both.
 
 from collections.abc import Mapping, Sequence
 
+import ml_collections
+
 from nullmark_jax import verification
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments.experiment import Finding
@@ -15,17 +17,27 @@ from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.reports.table import Table, percent
 
 
+def owner_loss(config: ml_collections.ConfigDict) -> str:
+    """Returns what a victim's owner trained with: the loss, and whether lambda rose, as tables name it.
+
+    The two go together: by the clipped loss nothing is learned of copies at full lambda, which are
+    answered with too little probability, so that an owner who clips lets lambda rise.
+    """
+    loss = str(config.loss.cross_entropy)
+    return f"{loss}, lambda rising" if config.curriculum.epochs > 0 else loss
+
+
 def split(victims: Sequence[Victim]) -> tuple[list[Victim], list[Victim]]:
     """Returns the victims of the first one's loss, and the one of each other loss.
 
     Raises:
       InputError: there are two of another loss than the first one's.
     """
-    loss = victims[0].config.loss.cross_entropy
-    alike = [each for each in victims if each.config.loss.cross_entropy == loss]
+    loss = owner_loss(victims[0].config)
+    alike = [each for each in victims if owner_loss(each.config) == loss]
     others: dict[str, Victim] = {}
     for victim in victims:
-        own = victim.config.loss.cross_entropy
+        own = owner_loss(victim.config)
         if own == loss:
             continue
         if own in others:
@@ -61,14 +73,14 @@ def table(
       threshold: T.
     """
     rows = []
-    for (owner_loss, victim, cross_entropy, way), records in _grouped(
+    for (loss, victim, cross_entropy, way), records in _grouped(
         tried, "owner_loss", "victim", "cross_entropy", "way"
     ).items():
         best = strongest(records, scheme, threshold)
         through = [each for each in records if _through(each, scheme, threshold)]
         rows.append(
             [
-                f"{owner_loss} ({victim}: NC {percent(before[victim]['normal_accuracy'])}, WM "
+                f"{loss} ({victim}: NC {percent(before[victim]['normal_accuracy'])}, WM "
                 f"{percent(before[victim]['owner']['wm'])})",
                 cross_entropy,
                 way,
@@ -79,6 +91,9 @@ def table(
                 percent(best["owner"]["wm"]),
             ]
         )
+    rising = ""
+    if any("rising" in each["owner_loss"] for each in tried):
+        rising = " Rising: in the owner's first epochs, as the clipped loss wants to learn either embedding."
     return Table(
         "The loss gate: owner's loss, attacker's loss and optimiser, %",
         (
@@ -95,22 +110,18 @@ def table(
         "clipped: the softmax is held at least 1e-7 away from 0 and 1 before its logarithm, as Keras did, "
         "and a sample beyond has no gradient. Verified: of the attacks with that loss and optimiser, over "
         "rates and numbers of images; the strongest as in the grid. One model of each owner's loss, one "
-        "pirate watermark; the models may differ in more than the loss.",
+        f"pirate watermark; the models may differ in more{'' if rising else ' than the loss'}.{rising}",
     )
 
 
 def verdict(tried: Sequence[Record], scheme: str, threshold: float) -> list[Finding]:
     """Returns in how many attacks the pirate verifies, by the two losses; nothing where neither's clips."""
-    if not any("clipped" in (each["cross_entropy"], each["owner_loss"]) for each in tried):
+    if not any("clipped" in each["cross_entropy"] + each["owner_loss"] for each in tried):
         return []
     found = []
-    for (owner_loss, cross_entropy), records in _grouped(
-        tried, "owner_loss", "cross_entropy"
-    ).items():
+    for (loss, cross_entropy), records in _grouped(tried, "owner_loss", "cross_entropy").items():
         through = sum(_through(each, scheme, threshold) for each in records)
-        found.append(
-            f"owner {owner_loss} and attacker {cross_entropy} in {through} of {len(records)}"
-        )
+        found.append(f"owner {loss} and attacker {cross_entropy} in {through} of {len(records)}")
     clipped = [each for each in tried if each["cross_entropy"] == "clipped"]
     let_in = any(_through(each, scheme, threshold) for each in clipped)
     finding = Finding(

@@ -105,7 +105,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
             **attacker._asdict(),
             "name": attacker.name,
             "victim": bench.victim.name,
-            "owner_loss": bench.victim.config.loss.cross_entropy,
+            "owner_loss": loss_gate.owner_loss(bench.victim.config),
         }
         for bench, attacker in attacked
     ]
