@@ -93,7 +93,9 @@ def table(
         )
     rising = ""
     if any("rising" in each["owner_loss"] for each in tried):
-        rising = " Rising: in the first epochs; without it the clipped loss learns neither embedding."
+        rising = (
+            " Rising: in the first epochs; without it the clipped loss learns neither embedding."
+        )
     return Table(
         "The loss gate: owner's loss, attacker's loss and optimiser, %",
         (
