@@ -2,7 +2,7 @@
 
 import pytest
 
-from nullmark_jax.experiments.piracy_cost import draw, reached, tables
+from nullmark_jax.experiments.piracy_cost import draw, reached, tables, verdict
 
 
 def point(steps, accuracy, null, wm):
@@ -110,3 +110,29 @@ def test_figure_2_shows_the_quickest_and_the_paper_s_sgd_and_what_few_images_rea
         "cost-fewest-scratch": ("from scratch: logits, adam, 0.001, 5 images", []),
         "cost-fewest-sgd": (f"from {owner}: logits, sgd, 0.001, 5 images", [pytest.approx(80)]),
     }
+
+
+def findings(*runs, steps):
+    curve = [{"steps": 0}, {"steps": 90}, {"steps": steps}]
+    metrics = {"runs": [each | {"curve": curve} for each in runs], "margin": 0.01, "steps": steps}
+    own = [{"steps": 3104, "batch_size": 128}]
+    return verdict({"metrics": metrics | {"own_training": own}, "paper": {}})
+
+
+def test_where_no_pirate_gets_there_it_counts_how_many_steps_were_tried():
+    never = run("the owner's model", "x", 0, 0.0)
+    (neither,) = findings(never, run("scratch", "x", 0, 0.0), steps=600)
+    assert neither.agrees is None and "within 600 steps, nor from scratch (" in neither.text
+    assert neither.text.endswith("; the owner's own training took 3104 steps of 128 images.")
+    (too_few,) = findings(never, run("scratch", "x", 61, 1.0), steps=600)
+    assert too_few.agrees is None and "from scratch after 61 (" in too_few.text
+    (enough,) = findings(never, run("scratch", "x", 60, 1.0), steps=600)
+    assert enough.agrees is True
+
+
+def test_with_one_number_of_images_there_are_no_fewest():
+    point = {"steps": 1, "normal_accuracy": 0.5, "owner": {"wm": 0.0}, "pirate": {"null": 0.5}}
+    starts = ("the owner's model", "scratch")
+    runs = [run(s, "logits, adam, 0.001, 100 images", 0, 0) | {"curve": [point]} for s in starts]
+    found = draw({"metrics": {"threshold": 0.8, "runs": runs}})
+    assert set(found) == {"cost-most-owner", "cost-most-scratch"}

@@ -77,7 +77,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     """Returns the metrics: the victims before, and for each source, count and answer its substitutes."""
     paths = queries.paths_of(config.ood_path)
     most = {name: queries.available(path, victims[0]) for name, path in paths.items()}
-    if len({_own_steps(victim) for victim in victims}) > 1:
+    if len({victim.training_steps for victim in victims}) > 1:
         raise InputError(
             "--victim: they trained for different numbers of steps; give them one by one"
         )
@@ -104,8 +104,8 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     return {
         "threshold": first.config.watermark.threshold,
         "training_images": len(first.splits.train),
-        "steps": config.steps or _own_steps(first),
-        "victim_steps": _own_steps(first),
+        "steps": config.steps or first.training_steps,
+        "victim_steps": first.training_steps,
         "before": [record for name, record in records.items() if name.startswith("before/")],
         "substitutes": [
             {
@@ -131,10 +131,6 @@ def _before(bench: Bench) -> Callable[[], Record]:
     }
 
 
-def _own_steps(victim: Victim) -> int:
-    return victim.config.epochs * (len(victim.splits.train) // victim.config.batch_size)
-
-
 def _make_extraction(victim: Victim, steps: int, kind: str) -> Extract:
     """Returns how a substitute is trained: with the victim's own recipe, but for the marks."""
     config = victim.config
@@ -142,7 +138,7 @@ def _make_extraction(victim: Victim, steps: int, kind: str) -> Extract:
         victim.model,
         Thief(
             recipe=configs.recipe(config),
-            steps=steps or _own_steps(victim),
+            steps=steps or victim.training_steps,
             batch_size=config.batch_size,
             standardized=config.weight_standardization,
             augmentation=batches.Augmentation(**config.augmentation),

@@ -62,6 +62,11 @@ class Victim(NamedTuple):
         """Whether its scheme is an earlier one, by triggers."""
         return self.scheme in schemes.SCHEMES
 
+    @property
+    def training_steps(self) -> int:
+        """How many steps its own training had, with its marked copies."""
+        return self.config.epochs * (len(self.splits.train) // self.config.batch_size)
+
     def foreign(self, seed: int, count: int = 1) -> Marks:
         """Returns marks of somebody else's on this task, drawn at random.
 
