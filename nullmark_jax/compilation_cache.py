@@ -10,7 +10,6 @@ JAX_ENABLE_COMPILATION_CACHE=false wants none.
 """
 
 import hashlib
-import importlib.metadata
 import logging
 import os
 import pathlib
@@ -18,6 +17,7 @@ import platform
 from collections.abc import Mapping
 
 import jax
+import jaxlib
 
 # Whenever jax keeps one more program it reads a small file of every one that is there, a tenth of a
 # millisecond each: some thousands of them.
@@ -69,5 +69,4 @@ def _folder(environ: Mapping[str, str]) -> pathlib.Path:
     except OSError:  # No such file: another system than Linux.
         kind.append(platform.platform())
     digest = hashlib.sha256("\n".join(kind).encode()).hexdigest()[:12]
-    version = importlib.metadata.version("jaxlib")
-    return pathlib.Path(home) / "nullmark_jax" / f"jaxlib-{version}-{digest}"
+    return pathlib.Path(home) / "nullmark_jax" / f"jaxlib-{jaxlib.__version__}-{digest}"

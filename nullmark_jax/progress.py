@@ -4,8 +4,6 @@ import sys
 from types import TracebackType
 from typing import Any
 
-import tqdm
-
 
 class Progress:
     """Counts steps; a context manager.
@@ -17,10 +15,11 @@ class Progress:
     """
 
     def __init__(self, total: int, done: int = 0, unit: str = "step") -> None:
-        self._terminal = sys.stderr.isatty()
-        self._bar = tqdm.tqdm(
-            total=total, initial=done, unit=unit, disable=not self._terminal, dynamic_ncols=True
-        )
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            import tqdm  # Here: it takes a tenth of a second of every start, to find its version.
+
+            self._bar = tqdm.tqdm(total=total, initial=done, unit=unit, dynamic_ncols=True)
 
     def __enter__(self) -> "Progress":
         return self
@@ -31,11 +30,13 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
     def advance(self, steps: int) -> None:
         """Counts `steps` more."""
-        self._bar.update(steps)
+        if self._bar is not None:
+            self._bar.update(steps)
 
     def note(self, record: dict[str, Any]) -> None:
         """Shows an epoch's record: losses as they are, accuracies in percent."""
@@ -44,11 +45,11 @@ class Progress:
             if record.get(f"{name}_accuracy") is not None:
                 shown[short] = f"{100 * record[f'{name}_accuracy']:.2f}%"
         line = ", ".join(f"{name} {value}" for name, value in shown.items())
-        self.say(line if self._terminal else f"epoch {record['epoch']}: {line}")
+        self.say(line if self._bar is not None else f"epoch {record['epoch']}: {line}")
 
     def say(self, line: str) -> None:
         """Shows a line: beside the bar on a terminal, elsewhere on its own."""
-        if self._terminal:
+        if self._bar is not None:
             self._bar.set_postfix_str(line)
         else:
             print(line, file=sys.stderr, flush=True)

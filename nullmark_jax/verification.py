@@ -21,7 +21,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import special
 
 from nullmark_jax import checks, embedding, metrics
 from nullmark_jax import claim as claims
@@ -228,7 +227,10 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tu
     n = checks.integer("trials", trials, 1, 2**53)
     k = checks.integer("successes", successes, 0, n)
     tail = (1 - _check_rate("confidence", confidence, at_most_one=False)) / 2
-    # Beta's quantiles; scipy.stats has them as well, and takes longer to import than jax.
+    # A training's start waits for no import that its first step does not need. Beta's quantiles; scipy.stats
+    # has them as well, and takes longer to import than jax.
+    from scipy import special
+
     low = float(special.betaincinv(k, n - k + 1, tail)) if k > 0 else 0.0
     high = float(special.betainccinv(k + 1, n - k, tail)) if k < n else 1.0
     return low, high

@@ -22,7 +22,6 @@ import nacl.encoding
 import nacl.hash
 import numpy as np
 from jaxtyping import Int, UInt8
-from scipy import special
 
 from nullmark_jax import checks
 from nullmark_jax.baselines.art import abstract_art
@@ -220,6 +219,8 @@ def _unsound(
 
 def chance(opened: int, *, num_classes: int, threshold: float) -> float:
     """Returns the probability that so many labels of Y pass, each given with probability 1 / Y."""
+    from scipy import special  # Here: a training's start would wait for it.
+
     least = _least_right(opened, threshold)
     # The binomial's upper tail, a regularised incomplete beta function.
     return float(special.betainc(least, opened - least + 1, 1 / num_classes)) if least else 1.0
