@@ -228,7 +228,9 @@ def _orbax(problem: str, remedy: str) -> Iterator[None]:
         try:
             yield
         except (OSError, ValueError, KeyError, TypeError) as error:
-            said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            # Its first argument, not itself: a KeyError shows itself in quotes.
+            own = str(error.args[0]) if error.args else ""
+            said = getattr(error, "strerror", None) or own or type(error).__name__
             reason = said.splitlines()[0]
             raise InputError(f"{problem} ({reason}); {remedy}") from error
         finally:

@@ -19,11 +19,11 @@ from collections.abc import Mapping
 import jax
 import jaxlib
 
-# Whenever jax keeps one more program it reads a small file of every one that is there, a tenth of a
-# millisecond each: some thousands of them.
-MAX_BYTES = 256 << 20
-# Shorter compilations are not worth a file.
-_MIN_SECONDS = 0.03
+# A thousand programs or so. Whenever jax keeps one more it reads a small file of every one that is there, a
+# tenth of a millisecond each.
+MAX_BYTES = 128 << 20
+# Shorter compilations are not worth that.
+_MIN_SECONDS = 0.05
 
 
 def enable(environ: Mapping[str, str] = os.environ) -> pathlib.Path | None:

@@ -2,7 +2,8 @@
 
 XLA:CPU allocates a step's temporary arrays anew in every step. glibc maps large blocks from the system
 and unmaps them when they are freed, so the system clears, and the processor faults in, every page of
-them again in every step: with the Digit net a third of a step's time.
+them again in every step: with the Digit net a third of a step's time. So freed memory is kept, and given
+back now and then, lest a long run grow by what lies in between.
 
 jax solves linear systems on the CPU with SciPy's OpenBLAS, whose threads go on spinning for a while after
 each call, on the cores that XLA's threads then want: a third of a Digit step's time again.
@@ -12,7 +13,7 @@ Compiled programs are kept from start to start by `compilation_cache`.
 
 import ctypes
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import scipy.linalg  # noqa: F401  Loads the OpenBLAS that jax uses, for its threads to be set.
 import threadpoolctl
@@ -48,37 +49,42 @@ def keep_freed_memory(environ: Mapping[str, str] = os.environ) -> bool:
     Returns:
       Whether it is set.
     """
-    tuned = "glibc.malloc." in environ.get("GLIBC_TUNABLES", "")
-    if tuned or any(name in environ for name in _USER_SETTINGS):
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # No such function, or no libc to ask.
+    mallopt = _of_glibc("mallopt", environ)
+    if mallopt is None:
         return False
     settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _NEVER_TRIM, _M_TOP_PAD: _GROW_BY}
     return all([mallopt(name, value) == 1 for name, value in settings.items()])
 
 
+def give_back_freed_memory(environ: Mapping[str, str] = os.environ) -> bool:
+    """Gives the system the memory that is free by now, such as a compiler's and the holes of long runs.
+
+    What is used again afterwards is faulted in again: that is for now and then. Nothing is done where
+    `keep_freed_memory` does nothing.
+
+    Returns:
+      Whether any was given back.
+    """
+    trim = _of_glibc("malloc_trim", environ)
+    return trim is not None and bool(trim(0) == 1)
+
+
 def after_epoch(number: int) -> None:
-    """Gives freed memory back after a start's first epoch, which compiled programs, and each hundredth.
+    """Gives freed memory back after a training's first epoch here, which compiled, and the 101st, 201st, ...
 
     Args:
-      number: of epochs that this process has trained.
+      number: of the epoch, from 1 at this start of the training.
     """
     if number % _GIVE_BACK_EPOCHS == 1:
         give_back_freed_memory()
 
 
-def give_back_freed_memory() -> bool:
-    """Gives the system the memory that is free by now, as what a compiler used and the holes of long runs.
-
-    What is used again afterwards is faulted in again: that is for now and then.
-
-    Returns:
-      Whether any was given back; False where the C library is not glibc.
-    """
+def _of_glibc(name: str, environ: Mapping[str, str]) -> Callable[..., int] | None:
+    """Returns a function of glibc's allocator; None where there is none, or where it is the user's to set."""
+    tuned = "glibc.malloc." in environ.get("GLIBC_TUNABLES", "")
+    if tuned or any(each in environ for each in _USER_SETTINGS):
+        return None
     try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):
-        return False
-    return bool(trim(0) == 1)
+        return getattr(ctypes.CDLL(None), name)
+    except (AttributeError, OSError, TypeError):  # No such function, or no libc to ask.
+        return None

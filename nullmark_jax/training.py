@@ -1,6 +1,5 @@
 """The training state and the pure training step; `fit` runs it over epochs."""
 
-import functools
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -63,22 +62,8 @@ TrainStep = Callable[
 
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
     """Returns the state before the first step."""
-    return _initial(optimizer)(params)
-
-
-@functools.lru_cache(maxsize=32)
-def _initial(optimizer: optax.GradientTransformation) -> Callable[[Params], TrainState]:
-    """Returns params -> the state, whose zeros are one program rather than one of each shape."""
-
-    @jax.jit
-    def zeros(params: Params) -> tuple[jax.Array, optax.OptState]:
-        return jnp.zeros((), jnp.int32), optimizer.init(params)
-
-    def initial(params: Params) -> TrainState:
-        step, moments = zeros(params)
-        return TrainState(step, params, moments)
-
-    return initial
+    # Compiled: one program for an optimiser's zeros rather than one for each shape of them.
+    return TrainState(jnp.zeros((), jnp.int32), params, jax.jit(optimizer.init)(params))
 
 
 def concatenated_logits(apply_fn: ApplyFn) -> MarkedLogits:

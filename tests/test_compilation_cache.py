@@ -77,7 +77,7 @@ def test_the_folder_is_the_user_s_alone_and_of_a_capped_size(first):
     folder = pathlib.Path(found["folder"])
     assert folder.parent == home / "nullmark_jax" and entries(folder)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert found["size"] == 2**28
+    assert found["size"] == 2**27
 
 
 @pytest.mark.slow

@@ -1,12 +1,11 @@
 """The loss gate: the strongest attack, and the table of losses and optimisers, by hand."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from configs import quickstart
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import loss_gate
+from nullmark_jax.experiments.victim import Victim
 
 
 def tried(nc, wm, finite=True, **fields):
@@ -36,11 +35,12 @@ def test_the_strongest(records, scheme, best):
     assert loss_gate.strongest(records, scheme, 0.8) is records[best]
 
 
-def victim(name, loss, rising=0.0):
+def victim(name, loss, rising=0.0, **watermark):
     config = quickstart.get_config()
     config.loss.cross_entropy = loss
     config.curriculum.epochs = rising
-    return SimpleNamespace(name=name, config=config)
+    config.watermark.update(watermark)
+    return Victim(name, config, *[None] * 6)
 
 
 def test_victims_by_their_owners_loss():
@@ -51,10 +51,16 @@ def test_victims_by_their_owners_loss():
         InputError, match=r"^--victim: c and a were both trained with the loss clipped, b"
     ):
         loss_gate.split([b, a, c])
-    # Lambda rising is another training than the same loss without.
-    d, e = victim("d", "logits", 4.5), victim("e", "clipped", 4.5)
-    assert loss_gate.split([e, d, b]) == ([e], [d, b])
-    assert loss_gate.owner_loss(e.config) == "clipped, lambda rising"
+
+
+def test_lambda_rising_is_another_training_than_the_same_loss_without():
+    without, with_it = victim("a", "logits"), victim("b", "logits", 4.5)
+    clipped = victim("c", "clipped", 4.5)
+    assert loss_gate.split([clipped, with_it, without]) == ([clipped], [with_it, without])
+    assert str(loss_gate.owner_of(clipped)) == "clipped (lambda rising)"
+    # Triggers have no lambda, and one that starts at its end does not rise.
+    for own in ({"scheme": "adi"}, {"num_watermarks": 0}, {"extreme_value": 1.0}):
+        assert loss_gate.owner_of(victim("d", "logits", 4.5, **own)) == ("logits", False)
 
 
 def attack(owner_loss, cross_entropy, way, rate, nc, wm, finite=True):
@@ -131,6 +137,16 @@ def test_the_table_has_each_combination_with_its_strongest():
             "25.00",
         ],
     ]
+
+
+def test_a_result_that_does_not_say_whether_lambda_rose_shows_the_loss_alone():
+    before = {"run-clipped": {"normal_accuracy": 0.99, "owner": {"wm": 0.985}}}
+    rows = [
+        loss_gate.table([ATTACKS[-1] | more], before, "null-embedding", 0.8).rows[0][0]
+        for more in ({}, {"owner_rising": False}, {"owner_rising": True})
+    ]
+    run = "(run-clipped: NC 99.00, WM 98.50)"
+    assert rows == [f"clipped {run}", f"clipped {run}", f"clipped (lambda rising) {run}"]
 
 
 def test_the_verdict_counts_by_the_two_losses():

@@ -2,7 +2,8 @@
 
 import pytest
 
-from nullmark_jax.experiments.piracy_cost import draw, reached, tables, verdict
+from nullmark_jax.experiments.piracy_cost import reached
+from nullmark_jax.experiments.piracy_cost_tables import draw, tables, verdict
 
 
 def point(steps, accuracy, null, wm):
@@ -114,25 +115,63 @@ def test_figure_2_shows_the_quickest_and_the_paper_s_sgd_and_what_few_images_rea
 
 def findings(*runs, steps):
     curve = [{"steps": 0}, {"steps": 90}, {"steps": steps}]
-    metrics = {"runs": [each | {"curve": curve} for each in runs], "margin": 0.01, "steps": steps}
-    own = [{"steps": 3104, "batch_size": 128}]
-    return verdict({"metrics": metrics | {"own_training": own}, "paper": {}})
+    metrics = {
+        "runs": [each | {"curve": curve} for each in runs],
+        "margin": 0.01,
+        "steps": steps,
+        "batch_size": 64,
+        "own_training": [{"steps": 3104, "batch_size": 128}],
+    }
+    return verdict({"metrics": metrics, "paper": {}})
+
+
+NEVER, SCRATCH = run("the owner's model", "x", 0, 0.0), run("scratch", "x", 60, 1.0)
 
 
 def test_where_no_pirate_gets_there_it_counts_how_many_steps_were_tried():
-    never = run("the owner's model", "x", 0, 0.0)
-    (neither,) = findings(never, run("scratch", "x", 0, 0.0), steps=600)
-    assert neither.agrees is None and "within 600 steps, nor from scratch (" in neither.text
-    assert neither.text.endswith("; the owner's own training took 3104 steps of 128 images.")
-    (too_few,) = findings(never, run("scratch", "x", 61, 1.0), steps=600)
+    (neither,) = findings(NEVER, run("scratch", "x", 0, 0.0), steps=600)
+    assert neither.agrees is None and neither.claimed
+    assert "within 600 steps, nor from scratch (" in neither.text
+    assert neither.text.endswith(
+        "; the owner's own training took 3104 steps of 128 clean images and their marked copies."
+    )
+    (too_few,) = findings(NEVER, run("scratch", "x", 61, 1.0), steps=600)
     assert too_few.agrees is None and "from scratch after 61 (" in too_few.text
-    (enough,) = findings(never, run("scratch", "x", 60, 1.0), steps=600)
+    (enough,) = findings(NEVER, SCRATCH, steps=600)
     assert enough.agrees is True
 
 
+def test_each_pirate_stands_beside_its_own_model_and_embedding():
+    # Another model's pirate was given less than ten times its steps from scratch.
+    other = [each | {"victim": "b"} for each in (NEVER, run("scratch", "x", 500, 1.0))]
+    (found,) = findings(NEVER, SCRATCH, *other, steps=600)
+    assert found.agrees is None and "from scratch after 60 (" in found.text
+    # What both take from scratch says nothing of null alone, of which the claim is.
+    both = [each | {"embedding": "null and true"} for each in (NEVER, SCRATCH)]
+    null, null_and_true = findings(NEVER, *both, steps=600)
+    assert null.agrees is None and "of null only, no attacker" in null.text
+    assert null_and_true.agrees is True
+
+
+def test_one_embedding_s_multiple_does_not_hide_that_the_other_never_got_there():
+    both = [each | {"embedding": "null and true"} for each in (NEVER, SCRATCH)]
+    there = run("the owner's model", "x", 90, 1.0)
+    null, null_and_true = findings(there, SCRATCH, *both, steps=600)
+    assert null.agrees is False and "takes 1.5 times as many steps" in null.text
+    assert null_and_true.agrees is True
+
+
+def test_who_gets_there_where_nobody_does_from_scratch():
+    there = run("the owner's model", "x", 90, 1.0)
+    (found,) = findings(there, run("scratch", "x", 0, 0.0), steps=600)
+    assert found.agrees is False
+    assert "1 of 1 attacker came within 1 points" in found.text
+    assert "the first (x) after 90 steps of 64 images, where none" in found.text
+
+
 def test_with_one_number_of_images_there_are_no_fewest():
-    point = {"steps": 1, "normal_accuracy": 0.5, "owner": {"wm": 0.0}, "pirate": {"null": 0.5}}
+    only = {"steps": 1, "normal_accuracy": 0.5, "owner": {"wm": 0.0}, "pirate": {"null": 0.5}}
     starts = ("the owner's model", "scratch")
-    runs = [run(s, "logits, adam, 0.001, 100 images", 0, 0) | {"curve": [point]} for s in starts]
+    runs = [run(s, "logits, adam, 0.001, 100 images", 0, 0) | {"curve": [only]} for s in starts]
     found = draw({"metrics": {"threshold": 0.8, "runs": runs}})
     assert set(found) == {"cost-most-owner", "cost-most-scratch"}

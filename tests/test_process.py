@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import tiny_task
 
-from nullmark_jax.process import keep_freed_memory
+from nullmark_jax.process import give_back_freed_memory, keep_freed_memory
 
 PAGES = """
 import resource, sys
@@ -29,15 +30,15 @@ GLIBC = platform.libc_ver()[0] == "glibc"
 
 
 HOLES = """
-import ctypes, pathlib
-from nullmark_jax.process import after_epoch, keep_freed_memory
+import ctypes, pathlib, resource
+from nullmark_jax.process import after_epoch, give_back_freed_memory, keep_freed_memory
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 libc.free.argtypes = [ctypes.c_void_p]
 
 def resident():  # MiB
-    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20
 
 def allocate_and_free():
     blocks = [libc.malloc(1 << 20) for _ in range(128)]
@@ -47,6 +48,7 @@ def allocate_and_free():
         libc.free(block)
 
 keep_freed_memory()
+give_back_freed_memory()  # what the imports left
 at_first = resident()
 for number in (1, 2, 100, 101):
     allocate_and_free()
@@ -64,10 +66,44 @@ print(len(blas), *(each["num_threads"] for each in blas))
 """
 
 
-def fresh(code, **environ):
+# Stands before glibc's own, and writes a letter a call.
+TRIM = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+int malloc_trim(size_t pad) {
+  int (*next)(size_t) = dlsym(RTLD_NEXT, "malloc_trim");
+  FILE *file = fopen(getenv("TRIMS"), "a");
+  fputc('t', file);
+  fclose(file);
+  return next(pad);
+}
+"""
+TRAININGS = """
+import pathlib, sys
+import tiny_task
+from nullmark_jax import run, run_population
+
+folder, trims = map(pathlib.Path, sys.argv[1:])
+run.train_and_evaluate(tiny_task.config(folder, epochs=3), folder / "run")
+alone = len(trims.read_text())
+two = [
+    run_population.Run(f"{seed}", tiny_task.config(folder, epochs=3, seed=seed), folder / f"{seed}", "")
+    for seed in (1, 2)
+]
+assert not run_population.train_and_evaluate(two, at_once=2)
+print(alone, len(trims.read_text()) - alone)
+"""
+
+
+def fresh(code, *arguments, **environ):
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environ},
+        [sys.executable, "-c", code, *arguments],
+        env={name: value for name, value in os.environ.items() if "MALLOC" not in name.upper()}
+        | environ,
         capture_output=True,
         text=True,
         check=True,
@@ -90,6 +126,25 @@ def test_freed_memory_is_given_back_after_the_first_epoch_and_each_hundredth():
     assert after_2 > 100 and after_100 > 100
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not GLIBC, reason="the C library is not glibc")
+def test_trainings_alone_and_at_once_give_memory_back(tmp_path):
+    source, library = tmp_path / "trim.c", tmp_path / "trim.so"
+    source.write_text(TRIM)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    trims = tmp_path / "trims"
+    found = fresh(
+        TRAININGS,
+        str(tmp_path),
+        str(trims),
+        LD_PRELOAD=str(library),
+        TRIMS=str(trims),
+        PYTHONPATH=os.path.dirname(tiny_task.__file__),
+    )
+    # After the first epoch of each.
+    assert found == [1, 1]
+
+
 def test_the_users_own_allocator_settings_stand():
     for environ in (
         {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=65536"},
@@ -97,6 +152,7 @@ def test_the_users_own_allocator_settings_stand():
         {"MALLOC_TRIM_THRESHOLD_": "131072"},
     ):
         assert keep_freed_memory(environ) is False
+        assert give_back_freed_memory(environ) is False
 
 
 def test_blas_has_one_thread():

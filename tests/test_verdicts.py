@@ -12,7 +12,7 @@ from nullmark_jax.experiments import (
     fine_tuning,
     functionality,
     null_hiding,
-    piracy_cost,
+    piracy_cost_tables,
     piracy_tables,
     pruning,
     transfer_tables,
@@ -536,10 +536,10 @@ def test_the_cost_of_piracy_says_when_it_was_looked_at():
     metrics = {"steps": 2000, "runs": [run("owner", 1000), run("scratch", 500)]}
     both = [*metrics["runs"], run("owner", 500) | {"embedding": "null and true"}]
     both.append(run("scratch", 500) | {"embedding": "null and true"})
-    alone, whole = piracy_cost.verdict({"metrics": metrics | {"runs": both}})
+    alone, whole = piracy_cost_tables.verdict({"metrics": metrics | {"runs": both}})
     assert "of null only, the cheapest attacker (x) takes 2.0 times" in alone.text
     assert "of null and true, the cheapest attacker (x) takes 1.0 times" in whole.text
-    (finding,) = piracy_cost.verdict({"metrics": metrics})
+    (finding,) = piracy_cost_tables.verdict({"metrics": metrics})
     assert finding.agrees is False and "takes 2.0 times as many steps" in finding.text
     assert "(1 model, a pirate each; looked at 3 times, in geometric distances, the" in finding.text
     assert "last after 1000 and 2000 steps)" in finding.text

@@ -165,7 +165,7 @@ def _write(
     """Writes figures, result.json and report.html; returns what result.json holds."""
     # Of an interrupted one all: those that measured, and the one that ended it.
     commits = dict.fromkeys([*journal.commits, where["commit"]])
-    where["commit"] = " and ".join(commit or "unknown" for commit in commits)
+    where["commit"] = ", ".join(commit or "unknown" for commit in commits)
     metrics["scheme"] = victims[0].scheme
     metrics["victims"] = [
         {"name": each.name, "seed": each.config.seed, "model_sha256": each.sha256}

@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from nullmark_jax import checks, files
+from nullmark_jax import checks, files, process
 from nullmark_jax.errors import InputError
 from nullmark_jax.progress import Progress
 
 _LARGEST = 2**30
+# Seconds: memory is given back after longer measurements.
+_WORTH_GIVING_BACK = 1.0
 
 
 class Journal:
@@ -108,6 +110,8 @@ class Journal:
                     self._write()
                     progress.advance(1)
                     progress.say(f"{name}: {seconds:.1f} s")
+                    if seconds >= _WORTH_GIVING_BACK:
+                        process.give_back_freed_memory()
                 yield name, self._lines[name]["record"]
 
     def _write(self) -> None:

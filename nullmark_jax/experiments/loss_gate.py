@@ -6,8 +6,7 @@ training, in the attacker's or in both.
 """
 
 from collections.abc import Mapping, Sequence
-
-import ml_collections
+from typing import Any, NamedTuple
 
 from nullmark_jax import verification
 from nullmark_jax.errors import InputError
@@ -17,33 +16,43 @@ from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.reports.table import Table, percent
 
 
-def owner_loss(config: ml_collections.ConfigDict) -> str:
-    """Returns what a victim's owner trained with: the loss, and whether lambda rose, as tables name it.
+class Owner(NamedTuple):
+    """What a victim's owner trained with, as far as it may stop a pirate.
 
-    The two go together: by the clipped loss nothing is learned of copies at full lambda, which are
-    answered with too little probability, so that an owner who clips lets lambda rise.
+    Attributes:
+      loss: "logits" or "clipped".
+      rising: whether lambda rose; None where a result does not say.
     """
-    loss = str(config.loss.cross_entropy)
-    return f"{loss}, lambda rising" if config.curriculum.epochs > 0 else loss
+
+    loss: str
+    rising: bool | None
+
+    def __str__(self) -> str:
+        return f"{self.loss} (lambda rising)" if self.rising else self.loss
+
+
+def owner_of(victim: Victim) -> Owner:
+    """Returns what its owner trained with."""
+    return Owner(str(victim.config.loss.cross_entropy), victim.lambda_rises)
 
 
 def split(victims: Sequence[Victim]) -> tuple[list[Victim], list[Victim]]:
-    """Returns the victims of the first one's loss, and the one of each other loss.
+    """Returns the victims whose owners trained as the first one's, and the one of each other way.
 
     Raises:
-      InputError: there are two of another loss than the first one's.
+      InputError: there are two of another way than the first one's.
     """
-    loss = owner_loss(victims[0].config)
-    alike = [each for each in victims if owner_loss(each.config) == loss]
-    others: dict[str, Victim] = {}
+    way = owner_of(victims[0])
+    alike = [each for each in victims if owner_of(each) == way]
+    others: dict[Owner, Victim] = {}
     for victim in victims:
-        own = owner_loss(victim.config)
-        if own == loss:
+        own = owner_of(victim)
+        if own == way:
             continue
         if own in others:
             raise InputError(
                 f"--victim: {victim.name} and {others[own].name} were both trained with the loss {own}, "
-                f"{victims[0].name} with {loss}; give one of another loss than the first one's"
+                f"{victims[0].name} with {way}; give one of another loss than the first one's"
             )
         others[own] = victim
     return alike, list(others.values())
@@ -67,20 +76,21 @@ def table(
     """Returns the strongest attack of each owner's loss, attacker's loss and optimiser.
 
     Args:
-      tried: the grid's records, with `owner_loss`, `victim` and the fields of `attackers.Attacker`.
+      tried: the grid's records, with `owner_loss`, `victim`, the fields of `attackers.Attacker` and, but for
+        earlier results, `owner_rising`.
       before: by victim, the record of the model as it was.
       scheme: whose tests a watermark is held to.
       threshold: T.
     """
     rows = []
-    for (loss, victim, cross_entropy, way), records in _grouped(
-        tried, "owner_loss", "victim", "cross_entropy", "way"
+    for (owner, victim, cross_entropy, way), records in _grouped(
+        tried, "victim", "cross_entropy", "way"
     ).items():
         best = strongest(records, scheme, threshold)
         through = [each for each in records if _through(each, scheme, threshold)]
         rows.append(
             [
-                f"{loss} ({victim}: NC {percent(before[victim]['normal_accuracy'])}, WM "
+                f"{owner} ({victim}: NC {percent(before[victim]['normal_accuracy'])}, WM "
                 f"{percent(before[victim]['owner']['wm'])})",
                 cross_entropy,
                 way,
@@ -90,11 +100,6 @@ def table(
                 percent(best["pirate"]["wm"]),
                 percent(best["owner"]["wm"]),
             ]
-        )
-    rising = ""
-    if any("rising" in each["owner_loss"] for each in tried):
-        rising = (
-            " Rising: in the first epochs; without it the clipped loss learns neither embedding."
         )
     return Table(
         "The loss gate: owner's loss, attacker's loss and optimiser, %",
@@ -112,18 +117,18 @@ def table(
         "clipped: the softmax is held at least 1e-7 away from 0 and 1 before its logarithm, as Keras did, "
         "and a sample beyond has no gradient. Verified: of the attacks with that loss and optimiser, over "
         "rates and numbers of images; the strongest as in the grid. One model of each owner's loss, one "
-        f"pirate watermark; the models may differ in more{'' if rising else ' than the loss'}.{rising}",
+        "pirate watermark; the models may differ in more than what their row says.",
     )
 
 
 def verdict(tried: Sequence[Record], scheme: str, threshold: float) -> list[Finding]:
     """Returns in how many attacks the pirate verifies, by the two losses; nothing where neither's clips."""
-    if not any("clipped" in each["cross_entropy"] + each["owner_loss"] for each in tried):
+    if not any("clipped" in (each["cross_entropy"], each["owner_loss"]) for each in tried):
         return []
     found = []
-    for (loss, cross_entropy), records in _grouped(tried, "owner_loss", "cross_entropy").items():
+    for (owner, cross_entropy), records in _grouped(tried, "cross_entropy").items():
         through = sum(_through(each, scheme, threshold) for each in records)
-        found.append(f"owner {loss} and attacker {cross_entropy} in {through} of {len(records)}")
+        found.append(f"owner {owner} and attacker {cross_entropy} in {through} of {len(records)}")
     clipped = [each for each in tried if each["cross_entropy"] == "clipped"]
     let_in = any(_through(each, scheme, threshold) for each in clipped)
     finding = Finding(
@@ -143,8 +148,10 @@ def _through(record: Record, scheme: str, threshold: float) -> bool:
     )
 
 
-def _grouped(tried: Sequence[Record], *fields: str) -> dict[tuple[str, ...], list[Record]]:
-    groups: dict[tuple[str, ...], list[Record]] = {}
+def _grouped(tried: Sequence[Record], *fields: str) -> dict[tuple[Any, ...], list[Record]]:
+    """Returns the records by their `Owner` and these fields."""
+    groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in tried:
-        groups.setdefault(tuple(record[field] for field in fields), []).append(record)
+        owner = Owner(record["owner_loss"], record.get("owner_rising"))
+        groups.setdefault((owner, *(record[field] for field in fields)), []).append(record)
     return groups

@@ -4,9 +4,10 @@
         [--victim=RUN ...] --workdir=OUT
 
 Later paper, Table 3 and Figure 4; earlier paper, Table V and Figure 7; then a grid of attackers that
-choose loss, optimiser, learning rate and data, on the first victim of each owner's loss, and its strongest
-one, and the strongest of those with the fewest images, on fresh pirate watermarks. A victim of another loss
-than the first one's is for the grid alone.
+choose loss, optimiser, learning rate and data, on the first victim of each owner's way to train, and its
+strongest one, and the strongest of those with the fewest images, on fresh pirate watermarks. A victim whose
+owner trained with another loss than the first one's, or in whose training alone lambda rose, is for the grid
+alone.
 """
 
 import sys
@@ -64,7 +65,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     for victim in victims:
         wanted = [config[name].images for name in papers] + [each.images for each in grid]
         check_images(victim, *wanted)
-    # No mean is over owners of two losses.
+    # No mean is over owners who trained in two ways.
     alike, others = loss_gate.split(victims)
     benches = [Bench(victim, config.test_images) for victim in alike]
     gate = [benches[0], *(Bench(victim, config.test_images) for victim in others)]
@@ -105,7 +106,8 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
             **attacker._asdict(),
             "name": attacker.name,
             "victim": bench.victim.name,
-            "owner_loss": loss_gate.owner_loss(bench.victim.config),
+            "owner_loss": loss_gate.owner_of(bench.victim).loss,
+            "owner_rising": loss_gate.owner_of(bench.victim).rising,
         }
         for bench, attacker in attacked
     ]

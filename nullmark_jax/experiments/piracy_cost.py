@@ -16,19 +16,16 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-from matplotlib.figure import Figure
 
 from nullmark_jax import checks, models, verification
 from nullmark_jax.errors import InputError
-from nullmark_jax.experiments import attackers, experiment
+from nullmark_jax.experiments import attackers, experiment, piracy_cost_tables
 from nullmark_jax.experiments.attackers import Attacker
 from nullmark_jax.experiments.bench import Bench
-from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
+from nullmark_jax.experiments.experiment import Experiment, Metrics
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import Record, check_images, derived_seed
 from nullmark_jax.experiments.victim import Victim, min_free_of
-from nullmark_jax.reports import curves
-from nullmark_jax.reports.table import Table, many, percent
 
 # What is embedded, by the weight alpha of the true term.
 EMBEDDINGS = {"null only": 0.0, "null and true": 1.0}
@@ -178,237 +175,6 @@ def _trained(
     return train
 
 
-# For readers.
-
-
-def tables(result: Result) -> list[Table]:
-    """Returns for each embedding and number of images what each attacker took, beside from scratch."""
-    metrics, paper = result["metrics"], result["paper"]
-    rows = []
-    for run in metrics["runs"]:
-        if run["start"] == "scratch":
-            continue
-        scratch = _cheapest_from_scratch(metrics, run)
-        quickest = _cheapest_from_scratch(metrics, run, "seconds")
-        last = run["curve"][-1]
-        rows.append(
-            [
-                run["victim"],
-                run["embedding"],
-                run["attacker"],
-                _steps(run["reached"]),
-                _steps(scratch and scratch["reached"]),
-                _multiple(run["reached"], scratch and scratch["reached"], "steps"),
-                _seconds(run["reached"]),
-                _seconds(quickest and quickest["reached"]),
-                _multiple(run["reached"], quickest and quickest["reached"], "seconds"),
-                percent(last["normal_accuracy"]),
-                percent(last["pirate"]["null"]),
-                percent(last["pirate"]["true"]),
-                percent(last["owner"]["wm"]),
-            ]
-        )
-    if "pirate_steps" in paper:
-        rows.append(
-            [
-                "later paper",
-                "null only",
-                "all images",
-                f"{paper['pirate_steps']:.0f}",
-                f"{paper['scratch_steps']:.0f}",
-                f"{paper['pirate_steps'] / paper['scratch_steps']:.2g}",
-                *[""] * 7,
-            ]
-        )
-    return [
-        Table(
-            "Steps until NC and the pirate's mark are there",
-            (
-                "model",
-                "embedded",
-                "attacker",
-                "steps from the owner's model",
-                "from scratch, cheapest",
-                "multiple of steps",
-                "seconds from the owner's model",
-                "from scratch, quickest",
-                "multiple of seconds",
-                "NC at the end, %",
-                "pirate null",
-                "pirate true",
-                "owner WM",
-            ),
-            rows,
-            f"There: NC within {100 * metrics['margin']:g} points of the victim's, the pirate's null (null "
-            f"only) or WM above T. At most {metrics['steps']} steps of {metrics['batch_size']} images; "
-            "never: not within these. From scratch: the cheapest attacker of the grid with as many "
-            f"images{_own_training(metrics)}. Seconds are of the machine as it was, compiling included."
-            + attackers.choosing_note(metrics),
-        )
-    ]
-
-
-def _cheapest_from_scratch(
-    metrics: Metrics, run: dict[str, Any], field: str = "steps"
-) -> dict[str, Any] | None:
-    found = [
-        each
-        for each in metrics["runs"]
-        if each["start"] == "scratch"
-        and each["reached"] is not None
-        and all(each[name] == run[name] for name in ("victim", "embedding", "images"))
-    ]
-    return min(found, key=lambda each: each["reached"][field]) if found else None
-
-
-def _steps(point: Record | None) -> str:
-    return "never" if point is None else str(point["steps"])
-
-
-def _seconds(point: Record | None) -> str:
-    return "" if point is None else f"{point['seconds']:.0f}"
-
-
-def _multiple(pirate: Record | None, scratch: Record | None, field: str) -> str:
-    if pirate is None or scratch is None:
-        return ""
-    return f"{pirate[field] / scratch[field]:.2g}"
-
-
-def _own_training(metrics: Metrics) -> str:
-    """Returns what the owners' own trainings took; earlier results do not say."""
-    own = dict.fromkeys(
-        f"{each['steps']} steps of {each['batch_size']} images"
-        for each in metrics.get("own_training", ())
-    )
-    return f"; the owner's own training took {' and '.join(own)}" if own else ""
-
-
-def _looked(metrics: Metrics) -> str:
-    """Returns on how many models it was measured, and how closely."""
-    models = {run["victim"] for run in metrics["runs"]}
-    steps = [point["steps"] for point in metrics["runs"][0]["curve"] if point["steps"]]
-    return (
-        f"{many(len(models), 'model')}, a pirate each; looked at {many(len(steps), 'time')}, in geometric "
-        f"distances, the last after {' and '.join(map(str, steps[-2:]))} steps"
-    )
-
-
-def draw(result: Result) -> dict[str, Figure]:
-    """Returns Figure 2: NC and the pirate's null, null-only piracy, by start, most images and fewest.
-
-    Of each the attacker who was the quickest, or came nearest; from the owner's model by plain SGD, too, as
-    the paper's, at the highest learning rate.
-    """
-    metrics = result["metrics"]
-    first = metrics["runs"][0]["victim"]
-    runs = [r for r in metrics["runs"] if r["victim"] == first and r["embedding"] == "null only"]
-    drawn = {}
-    counts = sorted({run["images"] for run in runs})
-    shares = {"most": counts[-1], "fewest": counts[0]} if len(counts) > 1 else {"most": counts[0]}
-    for name, images in shares.items():
-        some = [run for run in runs if run["images"] == images]
-        pirates = [run for run in some if run["start"] != "scratch"]
-        scratch = [run for run in some if run["start"] == "scratch"]
-        # Figure 2c's dashed line.
-        best = max(point["normal_accuracy"] for run in scratch for point in run["curve"])
-        claims = {"NC, the best from scratch": best} if name == "fewest" else None
-        shown = {"owner": _nearest(pirates), "scratch": _nearest(scratch)}
-        by_sgd = [run for run in pirates if run["attacker"].split(", ")[1] == "sgd"]
-        if by_sgd:
-            shown["sgd"] = max(by_sgd, key=lambda run: float(run["attacker"].split(", ")[2]))
-        for label, run in shown.items():
-            drawn[f"cost-{name}-{label}"] = curves.curves_figure(
-                run["curve"],
-                x=("steps", "training steps"),
-                lines=(
-                    curves.Line("NC", ("normal_accuracy",)),
-                    curves.Line("pirate null", ("pirate", "null")),
-                    curves.Line("owner WM", ("owner", "wm")),
-                ),
-                title=f"from {run['start']}: {run['attacker']}",
-                threshold=metrics["threshold"],
-                claims=claims if label != "scratch" else None,
-                log_x=True,
-            )
-    return drawn
-
-
-def _nearest(runs: list[Record]) -> Record:
-    """Returns the run that got there in the fewest steps; of none that did, the one that came nearest."""
-    return min(
-        runs,
-        key=lambda run: (
-            run["reached"]["steps"] if run["reached"] else np.inf,
-            -min(run["curve"][-1]["normal_accuracy"], run["curve"][-1]["pirate"]["null"]),
-        ),
-    )
-
-
-def verdict(result: Result) -> list[Finding]:
-    """Returns the cheapest piracy beside training from scratch."""
-    metrics = result["metrics"]
-    found = [
-        (run["reached"]["steps"] / scratch["reached"]["steps"], run)
-        for run in metrics["runs"]
-        if run["start"] != "scratch"
-        and run["reached"] is not None
-        and (scratch := _cheapest_from_scratch(metrics, run)) is not None
-    ]
-    alone = sum(
-        run["start"] != "scratch"
-        and run["reached"] is not None
-        and _cheapest_from_scratch(metrics, run) is None
-        for run in metrics["runs"]
-    )
-    claim = "Piracy takes ten times as long as training from scratch, the later paper says"
-    findings = []
-    for embedding in dict.fromkeys(run["embedding"] for _, run in found):
-        multiple, run = min(
-            (each for each in found if each[1]["embedding"] == embedding), key=lambda each: each[0]
-        )
-        of_null = " of null embedding alone" if embedding == "null only" else ""
-        findings.append(
-            Finding(
-                f"{claim}{of_null}; here, of {embedding}, the cheapest attacker ({run['attacker']}) takes "
-                f"{multiple:.1f} times as many steps as the grid's cheapest from scratch with the same "
-                f"images ({_looked(metrics)}); the owner's recipe is not in the grid"
-                f"{_own_training(metrics)}.",
-                multiple >= 10,
-            )
-        )
-    if not found and not alone:
-        findings.append(_nobody(claim, metrics))
-    if alone:
-        findings.append(
-            Finding(
-                f"{alone} attacks from the owner's model came within {100 * metrics['margin']:g} points of "
-                "its NC with the pirate's mark above T where none of the grid's from scratch did with the "
-                f"same images ({_looked(metrics)}){_own_training(metrics)}.",
-                False,
-            )
-        )
-    return findings
-
-
-def _nobody(claim: str, metrics: Metrics) -> Finding:
-    """Returns what it says that no attacker got there from any owner's model."""
-    at = [
-        run["reached"]["steps"]
-        for run in metrics["runs"]
-        if run["start"] == "scratch" and run["reached"] is not None
-    ]
-    scratch = f"from scratch after {min(at)}" if at else "nor from scratch"
-    # Ten times the steps from scratch may have been more than were tried.
-    enough = bool(at) and metrics["steps"] >= 10 * min(at)
-    return Finding(
-        f"{claim}; here no attacker got there from the owner's model within {metrics['steps']} steps, "
-        f"{scratch} ({_looked(metrics)}){_own_training(metrics)}.",
-        enough or None,
-        claimed=True,
-    )
-
-
 EXPERIMENT = Experiment(
     name="piracy_cost",
     title="The cost of piracy",
@@ -417,19 +183,10 @@ EXPERIMENT = Experiment(
     default=default,
     check=check,
     measure=measure,
-    tables=tables,
-    draw=draw,
-    verdict=verdict,
-    captions={
-        "cost-most-owner": "All images, from the owner's model: the quickest attacker (Figure 2a; theirs, on "
-        "Digit, takes 1000k steps).",
-        "cost-most-sgd": "All images, from the owner's model, by plain SGD, as theirs (Figure 2a).",
-        "cost-most-scratch": "All images, from scratch: the quickest (Figure 2b; theirs, on Digit, takes "
-        "100k steps).",
-        "cost-fewest-owner": "The fewest images, from the owner's model: the quickest (Figure 2c).",
-        "cost-fewest-sgd": "The fewest images, from the owner's model, by plain SGD (Figure 2c).",
-        "cost-fewest-scratch": "The fewest images, from scratch.",
-    },
+    tables=piracy_cost_tables.tables,
+    draw=piracy_cost_tables.draw,
+    verdict=piracy_cost_tables.verdict,
+    captions=piracy_cost_tables.CAPTIONS,
 )
 
 

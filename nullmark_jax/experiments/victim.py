@@ -63,8 +63,19 @@ class Victim(NamedTuple):
         return self.scheme in schemes.SCHEMES
 
     @property
+    def lambda_rises(self) -> bool:
+        """Whether lambda rose over the first epochs of its training; triggers have none."""
+        curriculum = self.config.curriculum
+        return (
+            self.config.watermark.num_watermarks > 0
+            and not self.has_triggers
+            and curriculum.epochs > 0
+            and curriculum.start < self.config.watermark.extreme_value
+        )
+
+    @property
     def training_steps(self) -> int:
-        """How many steps its own training had, with its marked copies."""
+        """Its own training's steps, of `config.batch_size` clean images and their marked copies each."""
         return self.config.epochs * (len(self.splits.train) // self.config.batch_size)
 
     def foreign(self, seed: int, count: int = 1) -> Marks:

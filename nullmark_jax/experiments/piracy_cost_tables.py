@@ -1,0 +1,250 @@
+"""What readers see of piracy's cost: its table, Figure 2 and findings."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from nullmark_jax.experiments import attackers
+from nullmark_jax.experiments.experiment import Finding, Metrics, Result
+from nullmark_jax.experiments.measuring import Record
+from nullmark_jax.reports import curves
+from nullmark_jax.reports.table import Table, many, percent
+
+CAPTIONS = {
+    "cost-most-owner": "From the owner's model, the most images that were tried: the quickest attacker "
+    "(Figure 2a; theirs, all of Digit's, takes 1000k steps).",
+    "cost-most-sgd": "The same by plain SGD, as theirs (Figure 2a).",
+    "cost-most-scratch": "From scratch, as many images: the quickest (Figure 2b; theirs takes 100k steps).",
+    "cost-fewest-owner": "From the owner's model, the fewest images: the quickest (Figure 2c; theirs 1%).",
+    "cost-fewest-sgd": "The same by plain SGD (Figure 2c).",
+    "cost-fewest-scratch": "From scratch, the fewest images.",
+}
+_CLAIM = "Piracy takes ten times as long as training from scratch, the later paper says"
+
+
+def tables(result: Result) -> list[Table]:
+    """Returns for each embedding and number of images what each attacker took, beside from scratch."""
+    metrics, paper = result["metrics"], result["paper"]
+    rows = []
+    for run in metrics["runs"]:
+        if run["start"] == "scratch":
+            continue
+        scratch = _cheapest_from_scratch(metrics, run)
+        quickest = _cheapest_from_scratch(metrics, run, "seconds")
+        last = run["curve"][-1]
+        rows.append(
+            [
+                run["victim"],
+                run["embedding"],
+                run["attacker"],
+                _steps(run["reached"]),
+                _steps(scratch and scratch["reached"]),
+                _multiple(run["reached"], scratch and scratch["reached"], "steps"),
+                _seconds(run["reached"]),
+                _seconds(quickest and quickest["reached"]),
+                _multiple(run["reached"], quickest and quickest["reached"], "seconds"),
+                percent(last["normal_accuracy"]),
+                percent(last["pirate"]["null"]),
+                percent(last["pirate"]["true"]),
+                percent(last["owner"]["wm"]),
+            ]
+        )
+    if "pirate_steps" in paper:
+        rows.append(
+            [
+                "later paper",
+                "null only",
+                "all images",
+                f"{paper['pirate_steps']:.0f}",
+                f"{paper['scratch_steps']:.0f}",
+                f"{paper['pirate_steps'] / paper['scratch_steps']:.2g}",
+                *[""] * 7,
+            ]
+        )
+    return [
+        Table(
+            "Steps until NC and the pirate's mark are there",
+            (
+                "model",
+                "embedded",
+                "attacker",
+                "steps from the owner's model",
+                "from scratch, cheapest",
+                "multiple of steps",
+                "seconds from the owner's model",
+                "from scratch, quickest",
+                "multiple of seconds",
+                "NC at the end, %",
+                "pirate null",
+                "pirate true",
+                "owner WM",
+            ),
+            rows,
+            f"There: NC within {100 * metrics['margin']:g} points of the victim's, the pirate's null (null "
+            f"only) or WM above T. At most {metrics['steps']} steps of {metrics['batch_size']} images; "
+            "never: not within these. From scratch: the cheapest attacker of the grid with as many "
+            f"images{_own_training(metrics)}. Seconds are of the machine as it was, compiling included."
+            + attackers.choosing_note(metrics),
+        )
+    ]
+
+
+def _cheapest_from_scratch(
+    metrics: Metrics, run: dict[str, Any], field: str = "steps"
+) -> dict[str, Any] | None:
+    found = [
+        each
+        for each in metrics["runs"]
+        if each["start"] == "scratch"
+        and each["reached"] is not None
+        and all(each[name] == run[name] for name in ("victim", "embedding", "images"))
+    ]
+    return min(found, key=lambda each: each["reached"][field]) if found else None
+
+
+def _steps(point: Record | None) -> str:
+    return "never" if point is None else str(point["steps"])
+
+
+def _seconds(point: Record | None) -> str:
+    return "" if point is None else f"{point['seconds']:.0f}"
+
+
+def _multiple(pirate: Record | None, scratch: Record | None, field: str) -> str:
+    if pirate is None or scratch is None:
+        return ""
+    return f"{pirate[field] / scratch[field]:.2g}"
+
+
+def _own_training(metrics: Metrics) -> str:
+    """Returns what the owners' own trainings took; earlier results do not say."""
+    own = dict.fromkeys(
+        f"{each['steps']} steps of {each['batch_size']} clean images and their marked copies"
+        for each in metrics.get("own_training", ())
+    )
+    return f"; the owner's own training took {' and '.join(own)}" if own else ""
+
+
+def _looked(metrics: Metrics) -> str:
+    """Returns on how many models it was measured, and how closely."""
+    models = {run["victim"] for run in metrics["runs"]}
+    steps = [point["steps"] for point in metrics["runs"][0]["curve"] if point["steps"]]
+    return (
+        f"{many(len(models), 'model')}, a pirate each; looked at {many(len(steps), 'time')}, in geometric "
+        f"distances, the last after {' and '.join(map(str, steps[-2:]))} steps"
+    )
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """Returns Figure 2: NC and the pirate's null, null-only piracy, by start, most images and any fewer.
+
+    Of each the attacker who was the quickest, or came nearest; from the owner's model by plain SGD, too, as
+    the paper's, at the highest learning rate.
+    """
+    metrics = result["metrics"]
+    first = metrics["runs"][0]["victim"]
+    runs = [r for r in metrics["runs"] if r["victim"] == first and r["embedding"] == "null only"]
+    drawn = {}
+    counts = sorted({run["images"] for run in runs})
+    shares = {"most": counts[-1], "fewest": counts[0]} if len(counts) > 1 else {"most": counts[0]}
+    for name, images in shares.items():
+        some = [run for run in runs if run["images"] == images]
+        pirates = [run for run in some if run["start"] != "scratch"]
+        scratch = [run for run in some if run["start"] == "scratch"]
+        # Figure 2c's dashed line.
+        best = max(point["normal_accuracy"] for run in scratch for point in run["curve"])
+        claims = {"NC, the best from scratch": best} if name == "fewest" else None
+        shown = {"owner": _nearest(pirates), "scratch": _nearest(scratch)}
+        by_sgd = [run for run in pirates if run["attacker"].split(", ")[1] == "sgd"]
+        if by_sgd:
+            shown["sgd"] = max(by_sgd, key=lambda run: float(run["attacker"].split(", ")[2]))
+        for label, run in shown.items():
+            drawn[f"cost-{name}-{label}"] = curves.curves_figure(
+                run["curve"],
+                x=("steps", "training steps"),
+                lines=(
+                    curves.Line("NC", ("normal_accuracy",)),
+                    curves.Line("pirate null", ("pirate", "null")),
+                    curves.Line("owner WM", ("owner", "wm")),
+                ),
+                title=f"from {run['start']}: {run['attacker']}",
+                threshold=metrics["threshold"],
+                claims=claims if label != "scratch" else None,
+                log_x=True,
+            )
+    return drawn
+
+
+def _nearest(runs: list[Record]) -> Record:
+    """Returns the run that got there in the fewest steps; of none that did, the one that came nearest."""
+    return min(
+        runs,
+        key=lambda run: (
+            run["reached"]["steps"] if run["reached"] else np.inf,
+            -min(run["curve"][-1]["normal_accuracy"], run["curve"][-1]["pirate"]["null"]),
+        ),
+    )
+
+
+def verdict(result: Result) -> list[Finding]:
+    """Returns what piracy took beside training from scratch, by what is embedded."""
+    metrics = result["metrics"]
+    pirates = [run for run in metrics["runs"] if run["start"] != "scratch"]
+    findings = []
+    for embedding in dict.fromkeys(run["embedding"] for run in pirates):
+        some = [run for run in pirates if run["embedding"] == embedding]
+        there = [run for run in some if run["reached"] is not None]
+        beside = [(run, _cheapest_from_scratch(metrics, run)) for run in there]
+        both = [(run, scratch) for run, scratch in beside if scratch is not None]
+        of_null = " of null embedding alone" if embedding == "null only" else ""
+        claim = f"{_CLAIM}{of_null}; here, of {embedding},"
+        how = f"({_looked(metrics)}){_own_training(metrics)}"
+        if both:
+            multiple, run = min(
+                (
+                    (run["reached"]["steps"] / scratch["reached"]["steps"], run)
+                    for run, scratch in both
+                ),
+                key=lambda each: each[0],
+            )
+            findings.append(
+                Finding(
+                    f"{claim} the cheapest attacker ({run['attacker']}) takes {multiple:.1f} times as many "
+                    "steps as the grid's cheapest from scratch with the same images; the owner's recipe is "
+                    f"not in the grid {how}.",
+                    multiple >= 10,
+                )
+            )
+        if len(both) < len(there):
+            alone = min(
+                (run for run, scratch in beside if scratch is None),
+                key=lambda run: run["reached"]["steps"],
+            )
+            findings.append(
+                Finding(
+                    f"{claim} {len(there) - len(both)} of {many(len(some), 'attacker')} came within "
+                    f"{100 * metrics['margin']:g} points of the owner's NC with the pirate's mark above T, "
+                    f"the first ({alone['attacker']}) after {alone['reached']['steps']} steps of "
+                    f"{metrics['batch_size']} images, where none of the grid's did from scratch with the "
+                    f"same images {how}.",
+                    False,
+                )
+            )
+        if not there:
+            findings.append(_nobody(claim, some, metrics, how))
+    return findings
+
+
+def _nobody(claim: str, pirates: list[Record], metrics: Metrics, how: str) -> Finding:
+    """Returns the finding where no pirate got there: agreement only if each was given ten times the steps."""
+    beside = [_cheapest_from_scratch(metrics, run) for run in pirates]
+    at = [scratch["reached"]["steps"] for scratch in beside if scratch is not None]
+    scratch = f"from scratch after {min(at)}" if at else "nor from scratch"
+    enough = len(at) == len(pirates) and metrics["steps"] >= 10 * max(at)
+    return Finding(
+        f"{claim} no attacker got there from the owner's model within {metrics['steps']} steps, {scratch} "
+        f"{how}.",
+        enough or None,
+        claimed=True,
+    )
