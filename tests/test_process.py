@@ -83,9 +83,10 @@ int malloc_trim(size_t pad) {
 }
 """
 TRAININGS = """
-import pathlib, sys
+import pathlib, sys, time
 import tiny_task
 from nullmark_jax import run, run_population
+from nullmark_jax.experiments.journal import Journal
 
 folder, trims = map(pathlib.Path, sys.argv[1:])
 run.train_and_evaluate(tiny_task.config(folder, epochs=3), folder / "run")
@@ -95,7 +96,11 @@ two = [
     for seed in (1, 2)
 ]
 assert not run_population.train_and_evaluate(two, at_once=2)
-print(alone, len(trims.read_text()) - alone)
+at_once = len(trims.read_text()) - alone
+long = {f"{i}": lambda: time.sleep(1) or {} for i in range(2)}
+(folder / "attack").mkdir()
+list(Journal(folder / "attack").run(long | {"short": dict}))
+print(alone, at_once, len(trims.read_text()) - alone - at_once)
 """
 
 
@@ -128,7 +133,7 @@ def test_freed_memory_is_given_back_after_the_first_epoch_and_each_hundredth():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not GLIBC, reason="the C library is not glibc")
-def test_trainings_alone_and_at_once_give_memory_back(tmp_path):
+def test_trainings_and_long_measurements_give_memory_back(tmp_path):
     source, library = tmp_path / "trim.c", tmp_path / "trim.so"
     source.write_text(TRIM)
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
@@ -141,8 +146,8 @@ def test_trainings_alone_and_at_once_give_memory_back(tmp_path):
         TRIMS=str(trims),
         PYTHONPATH=os.path.dirname(tiny_task.__file__),
     )
-    # After the first epoch of each.
-    assert found == [1, 1]
+    # After the first epoch of either, and after two measurements of three.
+    assert found == [1, 1, 2]
 
 
 def test_the_users_own_allocator_settings_stand():
