@@ -21,9 +21,12 @@ import threadpoolctl
 from nullmark_jax import compilation_cache
 
 # From glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 _NEVER_TRIM = 2**31 - 1
 _GROW_BY = 64 << 20
+# glibc has eight arenas a core, and each grows to the largest temporaries that ever came its way, as a long
+# run deals them out among XLA's threads.
+_ARENAS = 2
 _GIVE_BACK_EPOCHS = 100
 _USER_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")
 
@@ -53,6 +56,8 @@ def keep_freed_memory(environ: Mapping[str, str] = os.environ) -> bool:
     if mallopt is None:
         return False
     settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _NEVER_TRIM, _M_TOP_PAD: _GROW_BY}
+    if "MALLOC_ARENA_MAX" not in environ:
+        settings[_M_ARENA_MAX] = _ARENAS
     return all([mallopt(name, value) == 1 for name, value in settings.items()])
 
 

@@ -56,6 +56,36 @@ for number in (1, 2, 100, 101):
     print(resident() - at_first)
 """
 
+ARENAS = """
+import ctypes, sys, threading
+from nullmark_jax.process import keep_freed_memory
+
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+libc.fclose.argtypes = [ctypes.c_void_p]
+libc.malloc_info.argtypes = [ctypes.c_int, ctypes.c_void_p]
+
+def arenas():
+    file = libc.fopen(sys.argv[1].encode(), b"w")
+    libc.malloc_info(0, ctypes.c_void_p(file))
+    libc.fclose(file)
+    return open(sys.argv[1]).read().count("<heap ")
+
+keep_freed_memory()
+before, barrier = arenas(), threading.Barrier(6)
+
+def work():
+    libc.malloc(1 << 20)
+    barrier.wait()
+
+threads = [threading.Thread(target=work) for _ in range(6)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(before, arenas())
+"""
+
 THREADS = """
 import threadpoolctl
 from nullmark_jax import process
@@ -129,6 +159,13 @@ def test_freed_memory_is_given_back_after_the_first_epoch_and_each_hundredth():
     after_1, after_2, after_100, after_101 = fresh(HOLES)
     assert after_1 < 16 and after_101 < 16  # MiB, of 128
     assert after_2 > 100 and after_100 > 100
+
+
+@pytest.mark.skipif(not GLIBC, reason="the C library is not glibc")
+def test_threads_share_two_arenas_but_where_the_user_says_how_many(tmp_path):
+    before, after = fresh(ARENAS, str(tmp_path / "info"))
+    assert after == max(before, 2)
+    assert fresh(ARENAS, str(tmp_path / "info"), MALLOC_ARENA_MAX="4")[1] == 4
 
 
 @pytest.mark.slow
