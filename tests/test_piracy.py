@@ -164,7 +164,7 @@ def test_the_commits_of_all_starts_are_stated(done, command, tmp_path):
     old = "".join(json.dumps({**line, "commit": "earlier"}) + "\n" for line in lines[:-1])
     (cut / "records.jsonl").write_text(old)
     assert command(cut) == 0
-    assert read(cut)["environment"]["commit"] == f"earlier and {now}"
+    assert read(cut)["environment"]["commit"] == f"earlier, {now}"
 
 
 @pytest.mark.slow
