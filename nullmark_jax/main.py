@@ -17,7 +17,7 @@ import sys
 from absl import flags
 
 from nullmark_jax import config as configs
-from nullmark_jax import parallel, program
+from nullmark_jax import parallel, process, program
 from nullmark_jax.errors import InputError
 from nullmark_jax.reports import table
 from nullmark_jax.run import train_and_evaluate
@@ -53,6 +53,7 @@ def _main(flag_values: flags.FlagValues, command: str) -> int:
         raise InputError(
             "--coordinator, --num_processes, --process_id: are of several processes; give --distributed"
         )
+    process.prepare()
     # Joined before anything else is asked of jax.
     with parallel.joined(*others) if flag_values.distributed else contextlib.nullcontext():
         config = flag_values.config

@@ -32,7 +32,11 @@ _USER_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_
 
 
 def prepare() -> None:
-    """Does all of it, for the rest of the process, before jax compiles anything."""
+    """Does all of it, for the rest of the process.
+
+    Before jax starts its threads (by the first question about devices or processes): by then each has an
+    arena. Again it changes nothing.
+    """
     compilation_cache.enable()
     keep_freed_memory()
     one_blas_thread()

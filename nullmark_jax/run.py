@@ -78,9 +78,9 @@ def train_and_evaluate(
       TrainingDiverged: the loss stopped being finite; the last good checkpoint is kept.
       Preempted: SIGTERM came in training; the state is in the folder.
     """
+    process.prepare()
     with parallel.together():
         configs.check(config)
-        process.prepare()
         splits = data.load(**data_arguments(config), seed=config.seed)
         initial, initial_digest = initial_params(config)
     check_same(config, splits, initial_digest)

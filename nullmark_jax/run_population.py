@@ -116,6 +116,7 @@ def train_and_evaluate(
     """
     if not runs:
         return {}
+    process.prepare()
     for each in runs:
         configs.check(each.config)
     first = runs[0].config
@@ -125,7 +126,6 @@ def train_and_evaluate(
             "--points: their configs ask for different programs, or for one that is trained alone; give "
             "points that differ in seed, owner or extreme value alone"
         )
-    process.prepare()
     arguments = run.data_arguments(first) | {"validation_fraction": 0.0}
     splits = data.load(**arguments, seed=first.seed)
     if not trainer.is_resident(first, splits.train):
