@@ -12,6 +12,7 @@ Compiled programs are kept from start to start by `compilation_cache`.
 """
 
 import ctypes
+import functools
 import os
 from collections.abc import Callable, Mapping
 
@@ -31,11 +32,12 @@ _GIVE_BACK_EPOCHS = 100
 _USER_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")
 
 
+@functools.cache
 def prepare() -> None:
     """Does all of it, for the rest of the process.
 
     Before jax starts its threads (by the first question about devices or processes): by then each has an
-    arena. Again it changes nothing.
+    arena. Once is enough: again it does nothing.
     """
     compilation_cache.enable()
     keep_freed_memory()

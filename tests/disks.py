@@ -1,7 +1,8 @@
 """Disks that are slow, or become full or read-only: a library that stands before libc's calls."""
 
 import pathlib
-import subprocess
+
+import preload
 
 # The environment variable with the folder whose disk is broken while FOLDER.full or FOLDER.read-only exists.
 FOLDER = "DISK_FOLDER"
@@ -122,7 +123,4 @@ OPEN(openat64, (int d, const char *path, int flags, ...), (d, path, flags, mode)
 
 def library(kind: str, folder: pathlib.Path) -> pathlib.Path:
     """Compiles the "slow" or the "broken" disk into a folder; returns what to preload."""
-    source, built = folder / f"{kind}.c", folder / f"{kind}.so"
-    source.write_text({"slow": _SLOW, "broken": _BROKEN}[kind])
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", built, source, "-ldl"], check=True)
-    return built
+    return preload.library(kind, {"slow": _SLOW, "broken": _BROKEN}[kind], folder)

@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 
+import preload
 import pytest
 import tiny_task
 
@@ -56,23 +57,27 @@ for number in (1, 2, 100, 101):
     print(resident() - at_first)
 """
 
-ARENAS = """
-import ctypes, sys, threading
-from nullmark_jax.process import keep_freed_memory
+# Before the code that counts them; glibc tells them in a file.
+COUNT_ARENAS = """
+import ctypes
 
 libc = ctypes.CDLL(None)
 libc.fopen.restype = ctypes.c_void_p
 libc.fclose.argtypes = [ctypes.c_void_p]
 libc.malloc_info.argtypes = [ctypes.c_int, ctypes.c_void_p]
 
-def arenas():
-    file = libc.fopen(sys.argv[1].encode(), b"w")
-    libc.malloc_info(0, ctypes.c_void_p(file))
+def arenas(path):
+    file = libc.fopen(path.encode(), b"w")
+    libc.malloc_info(0, file)
     libc.fclose(file)
-    return open(sys.argv[1]).read().count("<heap ")
+    return open(path).read().count("<heap ")
+"""
+ARENAS = """
+import sys, threading
+from nullmark_jax.process import keep_freed_memory
 
 keep_freed_memory()
-before, barrier = arenas(), threading.Barrier(6)
+before, barrier = arenas(sys.argv[1]), threading.Barrier(6)
 
 def work():
     libc.malloc(1 << 20)
@@ -83,7 +88,7 @@ for thread in threads:
     thread.start()
 for thread in threads:
     thread.join()
-print(before, arenas())
+print(before, arenas(sys.argv[1]))
 """
 
 THREADS = """
@@ -113,7 +118,7 @@ int malloc_trim(size_t pad) {
 }
 """
 TRAININGS = """
-import contextlib, ctypes, pathlib, sys, time
+import contextlib, pathlib, sys, time
 import tiny_task
 from nullmark_jax import main, run_population
 from nullmark_jax.experiments.journal import Journal
@@ -133,14 +138,7 @@ long = {f"{i}": lambda: time.sleep(1) or {} for i in range(2)}
 (folder / "attack").mkdir()
 list(Journal(folder / "attack").run(long | {"short": dict}))
 measured = len(trims.read_text()) - alone - at_once
-libc = ctypes.CDLL(None)
-libc.fopen.restype = ctypes.c_void_p
-libc.fclose.argtypes = [ctypes.c_void_p]
-libc.malloc_info.argtypes = [ctypes.c_int, ctypes.c_void_p]
-file = libc.fopen(b"arenas", b"w")
-libc.malloc_info(0, file)
-libc.fclose(file)
-print(alone, at_once, measured, open("arenas").read().count("<heap "))
+print(alone, at_once, measured, arenas(str(folder / "arenas")))
 """
 
 
@@ -173,23 +171,18 @@ def test_freed_memory_is_given_back_after_the_first_epoch_and_each_hundredth():
 
 @pytest.mark.skipif(not GLIBC, reason="the C library is not glibc")
 def test_threads_share_two_arenas_but_where_the_user_says_how_many(tmp_path):
-    before, after = fresh(ARENAS, str(tmp_path / "info"))
+    before, after = fresh(COUNT_ARENAS + ARENAS, str(tmp_path / "info"))
     assert after == max(before, 2)
-    assert fresh(ARENAS, str(tmp_path / "info"), MALLOC_ARENA_MAX="4")[1] == 4
+    assert fresh(COUNT_ARENAS + ARENAS, str(tmp_path / "info"), MALLOC_ARENA_MAX="4")[1] == 4
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not GLIBC, reason="the C library is not glibc")
-def test_trainings_and_long_measurements_give_memory_back_and_threads_share_arenas(
-    tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    source, library = tmp_path / "trim.c", tmp_path / "trim.so"
-    source.write_text(TRIM)
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+def test_trainings_and_long_measurements_give_memory_back_and_threads_share_arenas(tmp_path):
+    library = preload.library("trim", TRIM, tmp_path)
     trims = tmp_path / "trims"
     found = fresh(
-        TRAININGS,
+        COUNT_ARENAS + TRAININGS,
         str(tmp_path),
         str(trims),
         LD_PRELOAD=str(library),

@@ -36,6 +36,12 @@ def owner_of(victim: Victim) -> Owner:
     return Owner(str(victim.config.loss.cross_entropy), victim.lambda_rises)
 
 
+def owner_fields(victim: Victim) -> Record:
+    """Returns what a record of the grid has of it."""
+    owner = owner_of(victim)
+    return {"owner_loss": owner.loss, "owner_rising": owner.rising}
+
+
 def split(victims: Sequence[Victim]) -> tuple[list[Victim], list[Victim]]:
     """Returns the victims whose owners trained as the first one's, and the one of each other way.
 
@@ -76,8 +82,8 @@ def table(
     """Returns the strongest attack of each owner's loss, attacker's loss and optimiser.
 
     Args:
-      tried: the grid's records, with `owner_loss`, `victim`, the fields of `attackers.Attacker` and, but for
-        earlier results, `owner_rising`.
+      tried: the grid's records, with `victim`, the fields of `attackers.Attacker` and those of
+        `owner_fields`, of which earlier results have `owner_loss` alone.
       before: by victim, the record of the model as it was.
       scheme: whose tests a watermark is held to.
       threshold: T.

@@ -106,8 +106,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
             **attacker._asdict(),
             "name": attacker.name,
             "victim": bench.victim.name,
-            "owner_loss": loss_gate.owner_of(bench.victim).loss,
-            "owner_rising": loss_gate.owner_of(bench.victim).rising,
+            **loss_gate.owner_fields(bench.victim),
         }
         for bench, attacker in attacked
     ]

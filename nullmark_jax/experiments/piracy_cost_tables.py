@@ -194,20 +194,19 @@ def verdict(result: Result) -> list[Finding]:
     findings = []
     for embedding in dict.fromkeys(run["embedding"] for run in pirates):
         some = [run for run in pirates if run["embedding"] == embedding]
-        there = [run for run in some if run["reached"] is not None]
-        beside = [(run, _cheapest_from_scratch(metrics, run)) for run in there]
-        both = [(run, scratch) for run, scratch in beside if scratch is not None]
+        # Those who got there, beside the cheapest from scratch and where there is none.
+        multiples, alone = [], []
+        for run in (each for each in some if each["reached"] is not None):
+            scratch = _cheapest_from_scratch(metrics, run)
+            if scratch is None:
+                alone.append(run)
+            else:
+                multiples.append((run["reached"]["steps"] / scratch["reached"]["steps"], run))
         of_null = " of null embedding alone" if embedding == "null only" else ""
         claim = f"{_CLAIM}{of_null}; here, of {embedding},"
         how = f"({_looked(metrics)}){_own_training(metrics)}"
-        if both:
-            multiple, run = min(
-                (
-                    (run["reached"]["steps"] / scratch["reached"]["steps"], run)
-                    for run, scratch in both
-                ),
-                key=lambda each: each[0],
-            )
+        if multiples:
+            multiple, run = min(multiples, key=lambda each: each[0])
             findings.append(
                 Finding(
                     f"{claim} the cheapest attacker ({run['attacker']}) takes {multiple:.1f} times as many "
@@ -216,22 +215,19 @@ def verdict(result: Result) -> list[Finding]:
                     multiple >= 10,
                 )
             )
-        if len(both) < len(there):
-            alone = min(
-                (run for run, scratch in beside if scratch is None),
-                key=lambda run: run["reached"]["steps"],
-            )
+        if alone:
+            first = min(alone, key=lambda run: run["reached"]["steps"])
             findings.append(
                 Finding(
-                    f"{claim} {len(there) - len(both)} of {many(len(some), 'attacker')} came within "
+                    f"{claim} {len(alone)} of {many(len(some), 'attacker')} came within "
                     f"{100 * metrics['margin']:g} points of the owner's NC with the pirate's mark above T, "
-                    f"the first ({alone['attacker']}) after {alone['reached']['steps']} steps of "
+                    f"the first ({first['attacker']}) after {first['reached']['steps']} steps of "
                     f"{metrics['batch_size']} images, where none of the grid's did from scratch with the "
                     f"same images {how}.",
                     False,
                 )
             )
-        if not there:
+        if not multiples and not alone:
             findings.append(_nobody(claim, some, metrics, how))
     return findings
 
