@@ -519,12 +519,33 @@ def test_false_positives_are_counted_at_the_model_s_own_threshold():
 def test_the_cost_is_held_to_the_paper_s_of_the_task(costs, theirs, agrees):
     owners = [{"normal_accuracy": 0.9 - cost / 100} for cost in costs]
     metrics = {"owners": owners, "free": [{"normal_accuracy": 0.9}] * len(costs)}
-    paper = {"free_normal_accuracy": 0.9, "normal_accuracy": 0.9 - theirs / 100}
+    printed = (0.9, 0.9 - theirs / 100, 0.9, 1.0)
+    paper = dict(zip(functionality.PRINTED, printed, strict=True))
     (finding,) = functionality.verdict({"metrics": metrics, "paper": paper})
     assert finding.agrees is agrees and "on this task" in finding.text
     assert ("95% t interval of the mean -0.09 to 1.19" in finding.text) == (len(costs) > 1)
     (finding,) = functionality.verdict({"metrics": metrics, "paper": {}})
     assert "the later paper has 0.93 on average over its tasks" in finding.text
+
+
+def test_the_cost_of_a_wonder_filter_is_held_to_the_earlier_paper_s():
+    def model(nc, agreement):
+        fields = {"normal_accuracy": nc, "null_accuracy": 0.5, "null_agreement": agreement}
+        return fields | {"true_accuracy": 1.0, "watermark_accuracy": agreement, "verified": True}
+
+    paper = dict(zip(functionality.PRINTED, (0.5, 0.4, 0.3, 0.2), strict=True))
+    paper |= dict(zip(functionality.EARLIER_PRINTED, (0.9924, 0.9863, 0.9959, 1.0), strict=True))
+    metrics = {"scheme": "wonder-filter", "epochs": 6, "threshold": 0.8}
+    metrics |= {"extreme_values": [], "pattern_sizes": []}
+    metrics |= {"owners": [model(0.985, 0.97)], "free": [model(0.99, 0.1)]}
+    result = {"metrics": metrics, "paper": paper}
+    (finding,) = functionality.verdict(result)
+    assert "costs 0.50 points" in finding.text
+    assert "the earlier paper has 0.61 on this task, 0.89 on average over its tasks" in finding.text
+    (table,) = functionality.tables(result)
+    assert table.header == ("model", "NC", "agreement", "true", "WM", "verified")
+    assert table.rows[0][1:] == ["98.50", "97.00", "100.00", "97.00", "1 of 1"]
+    assert table.rows[2] == ["earlier paper, watermarked", "98.63", "99.59", "100.00", "99.59", ""]
 
 
 def test_the_cost_of_piracy_says_when_it_was_looked_at():

@@ -25,18 +25,32 @@ from nullmark_jax.experiments.measuring import Record, mean_and_spread, t_interv
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.owner import latest_timestamp
 from nullmark_jax.reports import curves
-from nullmark_jax.reports.table import Table, percent
+from nullmark_jax.reports.table import Table, many, percent
 from nullmark_jax.run import train_and_evaluate
 
-# What config.paper holds of Table 4.
+# What config.paper holds of Table 4, and of Table III, whose null is the agreement with clean images.
 PRINTED = ("free_normal_accuracy", "normal_accuracy", "null_accuracy", "true_accuracy")
-_FIELDS = ("normal_accuracy", "null_accuracy", "true_accuracy", "watermark_accuracy")
+EARLIER_PRINTED = (
+    "earlier_free_normal_accuracy",
+    "earlier_normal_accuracy",
+    "earlier_null_agreement",
+    "earlier_true_accuracy",
+)
+_COLUMNS = {
+    "normal_accuracy": "NC",
+    "null_accuracy": "null",
+    "true_accuracy": "true",
+    "watermark_accuracy": "WM",
+}
+_WONDER_COLUMNS = {"normal_accuracy": "NC", "null_agreement": "agreement"} | {
+    name: _COLUMNS[name] for name in ("true_accuracy", "watermark_accuracy")
+}
 # What all owners sign, or the latest second before it whose pattern the recipe can embed.
 _TIMESTAMP = "2026-11-21T00:00:00Z"
 
 
-# Points of NC, the mean of the later paper's Table 4.
-_PAPERS_COST = 0.93
+# Points of NC, the means of the later paper's Table 4 and of the earlier one's Table III.
+_COSTS = {"later": 0.93, "earlier": 0.89}
 
 
 def default() -> ml_collections.ConfigDict:
@@ -79,7 +93,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
 
         def train() -> Record:
             metrics = train_and_evaluate(run, journal.folder / "runs" / name)["metrics"]
-            kept = {field: metrics[field] for field in _FIELDS}
+            kept = {field: metrics[field] for field in (*_COLUMNS, "null_agreement")}
             return {**kept, "verified": metrics["verified"], "images": metrics["images"]}
 
         return train
@@ -105,6 +119,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     }
     return {
         "threshold": own.threshold,
+        "scheme": own.scheme,
         "epochs": config.epochs or recipe.epochs,
         "owners": [records[f"owner-{seed}"] for seed in seeds],
         "free": [records[f"free-{seed}"] for seed in seeds],
@@ -146,29 +161,45 @@ def run_config(
 # For readers.
 
 
+def _paper(result: Result) -> tuple[str, list[float]]:
+    """Returns whose scheme it is, and that paper's watermark-free NC, NC, null and true, if any."""
+    wonder = result["metrics"].get("scheme") == "wonder-filter"
+    which, names = ("earlier", EARLIER_PRINTED) if wonder else ("later", PRINTED)
+    paper = result["paper"]
+    return which, [paper[name] for name in names] if names[0] in paper else []
+
+
+def _columns(result: Result) -> dict[str, str]:
+    # An owner of a wonder filter is verified by the agreement (earlier paper, equation 6).
+    return _WONDER_COLUMNS if _paper(result)[0] == "earlier" else _COLUMNS
+
+
 def tables(result: Result) -> list[Table]:
-    """Returns Table 4 and the two sweeps."""
-    metrics, paper = result["metrics"], result["paper"]
-    rows = [_row(f"watermarked, {len(metrics['owners'])} owners", metrics["owners"])]
-    free = _row(f"watermark-free, {len(metrics['free'])} twins", metrics["free"])
+    """Returns Table 4, of wonder filters Table III, and the two sweeps."""
+    metrics, columns, (which, paper) = result["metrics"], _columns(result), _paper(result)
+    rows = [_row(f"watermarked, {len(metrics['owners'])} owners", metrics["owners"], columns)]
+    free = _row(f"watermark-free, {len(metrics['free'])} twins", metrics["free"], columns)
     rows.append([*free[:2], "", "", "", ""])
-    if "free_normal_accuracy" in paper:
-        free_nc, nc, null, true = (percent(paper[name]) for name in PRINTED)
-        wm = percent(min(paper["null_accuracy"], paper["true_accuracy"]))
-        rows.append(["later paper, watermarked", nc, null, true, wm, ""])
-        rows.append(["later paper, watermark-free", free_nc, "", "", "", ""])
-    header = ("model", "NC", "null", "true", "WM", "verified")
+    if paper:
+        free_nc, nc, null, true = (percent(each) for each in paper)
+        wm = percent(min(paper[2:]))
+        rows.append([f"{which} paper, watermarked", nc, null, true, wm, ""])
+        rows.append([f"{which} paper, watermark-free", free_nc, "", "", "", ""])
+    header = ("model", *columns.values(), "verified")
     sweeps = [
         Table(
             "One owner, %: lambda",
             ("lambda", *header[1:]),
-            [_row(f"{each['extreme_value']:g}", [each]) for each in metrics["extreme_values"]],
+            [
+                _row(f"{each['extreme_value']:g}", [each], columns)
+                for each in metrics["extreme_values"]
+            ],
         ),
         Table(
             "One owner, %: pattern size",
             ("n (share of the input)", *header[1:]),
             [
-                _row(f"{each['pattern_size']} ({100 * each['share']:.1f}%)", [each])
+                _row(f"{each['pattern_size']} ({100 * each['share']:.1f}%)", [each], columns)
                 for each in metrics["pattern_sizes"]
             ],
         ),
@@ -178,33 +209,34 @@ def tables(result: Result) -> list[Table]:
             "What a watermark costs, %: mean (lowest to highest)",
             header,
             rows,
-            f"Each model trained {metrics['epochs']} epochs.",
+            f"Each model trained {many(metrics['epochs'], 'epoch')}.",
         ),
         *(table for table in sweeps if len(table.rows) > 1),
     ]
 
 
-def _row(name: str, models: list[Record]) -> list[str]:
+def _row(name: str, models: list[Record], columns: dict[str, str]) -> list[str]:
     verified = sum(each["verified"] is True for each in models)
     return [
         name,
-        *(mean_and_spread(models, field) for field in _FIELDS),
+        *(mean_and_spread(models, field) for field in columns),
         f"{verified} of {len(models)}",
     ]
 
 
 def draw(result: Result) -> dict[str, Figure]:
     """Returns accuracies against lambda and against the pattern's share of the input."""
-    metrics = result["metrics"]
+    metrics, columns = result["metrics"], _columns(result)
     lines = tuple(
         curves.Line(label, (field,))
-        for label, field in zip(("NC", "null", "true"), _FIELDS, strict=False)
+        for field, label in columns.items()
+        if field != "watermark_accuracy"  # The lower of two others.
     )
     sweeps = (
         ("functionality-lambda", "extreme_values", ("extreme_value", "lambda"), True),
         ("functionality-size", "pattern_sizes", ("share", "share of the input's pixels"), False),
     )
-    lowest = min(each[of] for _, field, _, _ in sweeps for each in metrics[field] for of in _FIELDS)
+    lowest = min(each[of] for _, field, _, _ in sweeps for each in metrics[field] for of in columns)
     high = lowest > 0.95  # Where there is nothing to see else.
     return {
         name: curves.curves_figure(
@@ -223,25 +255,25 @@ def draw(result: Result) -> dict[str, Figure]:
 
 def verdict(result: Result) -> list[Finding]:
     """Returns what the watermark costs in NC."""
-    metrics = result["metrics"]
+    metrics, (which, paper) = result["metrics"], _paper(result)
     cost = [
         100 * (free["normal_accuracy"] - own["normal_accuracy"])
         for own, free in zip(metrics["owners"], metrics["free"], strict=True)
     ]
-    mean_cost, paper = sum(cost) / len(cost), result["paper"]
+    mean_cost = sum(cost) / len(cost)
     interval, low, high = "", mean_cost, np.inf
     if len(cost) > 1:
         low, high = t_interval(cost)
         interval = f"; 95% t interval of the mean {low:.2f} to {high:.2f}"
-    theirs = _PAPERS_COST
+    theirs = _COSTS[which]
     of_theirs = "on average over its tasks"
-    if "free_normal_accuracy" in paper:
-        theirs = 100 * (paper["free_normal_accuracy"] - paper["normal_accuracy"])
-        of_theirs = f"on this task, {_PAPERS_COST} on average over its tasks"
+    if paper:
+        theirs = 100 * (paper[0] - paper[1])
+        of_theirs = f"on this task, {_COSTS[which]} on average over its tasks"
     return [
         Finding(
             f"A watermark costs {mean_cost:.2f} points of NC ({min(cost):.2f} to {max(cost):.2f}) over "
-            f"{len(cost)} owners{interval}; the later paper has {theirs:.2f} {of_theirs}.",
+            f"{len(cost)} owners{interval}; the {which} paper has {theirs:.2f} {of_theirs}.",
             # What so many owners cannot tell from theirs is neither.
             False if low > theirs else True if high <= theirs else None,
             claimed=True,
