@@ -1,5 +1,6 @@
 """Two processes of two devices each, joined by gloo on this machine, train one model as one would."""
 
+import http.server
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from typing import ClassVar
 
@@ -55,7 +57,10 @@ class Processes:
 
     started: ClassVar[list] = []
 
-    def __init__(self, config_file, folder, compiled, *arguments, count=2, devices=2, own=None):
+    def __init__(
+        self, config_file, folder, compiled, *arguments, count=2, devices=2, own=None, told=None
+    ):
+        """`own` arguments and, where nothing is said of the others, `told` variables, by process."""
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
@@ -64,21 +69,22 @@ class Processes:
             "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}",
             **compiled_programs.shared(compiled),
         }
-        joined = [f"--coordinator=localhost:{port}", f"--num_processes={count}"]
+        joined = ["--distributed", f"--coordinator=localhost:{port}", f"--num_processes={count}"]
         self.each = []
         folder.mkdir(exist_ok=True)
         for i in range(count):
             command = [sys.executable, "-m", "nullmark_jax.main", f"--config={config_file}"]
             command += [f"--workdir={folder}/{i}", *tiny_task.EXPERIMENT, *arguments]
-            if count > 1:
-                command += ["--distributed", *joined, f"--process_id={i}"]
+            if told:
+                command += ["--distributed"]
+            elif count > 1:
+                command += [*joined, f"--process_id={i}"]
             command += (own or {}).get(i, [])
+            variables = os.environ | environment | (told or {}).get(i, {})
             # To files: a pipe that nobody reads may fill.
             with open(folder / f"{i}.out", "w") as out, open(folder / f"{i}.err", "w") as err:
                 self.each.append(
-                    subprocess.Popen(
-                        command, cwd=ROOT, env=os.environ | environment, stdout=out, stderr=err
-                    )
+                    subprocess.Popen(command, cwd=ROOT, env=variables, stdout=out, stderr=err)
                 )
         self.folder = folder
         self.started += self.each
@@ -218,3 +224,76 @@ def test_what_one_process_cannot_use_ends_all_with_one_line(
         else:
             assert line.removeprefix("process 0: ").startswith(said)
     assert list((tmp_path / "run").glob("*/*")) == []
+
+
+class Metadata(http.server.BaseHTTPRequestHandler):
+    """What the metadata server of one machine of a TPU pod says, of nothing else."""
+
+    attributes: ClassVar[dict[str, str]] = {}
+
+    def do_GET(self):
+        name = self.path.removeprefix("/computeMetadata/v1/instance/attributes/")
+        found = name in self.attributes and self.headers["Metadata-Flavor"] == "Google"
+        body = self.attributes[name].encode() if found else b"not found"
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def metadata_servers():
+    """Starts a metadata server of some attributes; returns its HOST:PORT."""
+    started = []
+
+    def start(attributes):
+        handler = type("Machine", (Metadata,), {"attributes": attributes})
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        started.append(server)
+        return f"127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in started:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("where", ["a slice of GKE", "a pod of queued resources"])
+def test_on_a_tpu_distributed_needs_no_arguments(
+    unbroken, config_file, compiled, tmp_path, metadata_servers, where
+):
+    """By the variables and metadata that the machines there give; the devices are CPUs."""
+    pytest.importorskip("requests")  # Of jax[tpu].
+    told = {}
+    for i in (0, 1):
+        told[i] = {"JAX_FORCE_TPU_INIT": "1", "JAX_PLATFORMS": "cpu"}
+        if where == "a slice of GKE":
+            attributes = {}
+            told[i] |= {"TPU_WORKER_HOSTNAMES": "localhost,localhost", "TPU_WORKER_ID": str(i)}
+        else:
+            attributes = {
+                "agent-worker-number": str(i),
+                "worker-network-endpoints": "unknown:unknown:127.0.0.1,unknown:unknown:127.0.0.1",
+                "tpu-env": "ACCELERATOR_TYPE: 'v5litepod-16'\nWORKER_ID: '0'\n",
+            }
+            told[i]["PYTHONPATH"] = str(_metadata_asked(tmp_path))
+        told[i]["GCE_METADATA_IP"] = metadata_servers(attributes)
+    processes = Processes(config_file, tmp_path / "run", compiled, EPOCHS, told=told)
+    assert processes.end() == [0, 0], processes.error(0) + processes.error(1)
+    for name in FILES:
+        ours, theirs = (each / "0" / name for each in (tmp_path / "run", unbroken.folder))
+        assert ours.read_bytes() == theirs.read_bytes(), name
+
+
+def _metadata_asked(folder):
+    """Returns a folder for PYTHONPATH in whose processes jax asks for metadata, as where there are chips."""
+    asked = folder / "asked"
+    asked.mkdir(exist_ok=True)
+    # Seeing none as it is imported, it says so to itself.
+    lines = "import os\nimport jax\nos.environ.pop('TPU_SKIP_MDS_QUERY', None)\n"
+    (asked / "sitecustomize.py").write_text(lines)
+    return asked
