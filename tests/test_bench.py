@@ -81,7 +81,7 @@ def test_pirates_of_our_own_attackers_choose_and_the_papers_do_not(victim):
         *piracy._grid_pirates(bench, attacker, piracy.default(), [0]),
         gradual._raised(bench, attacker, 2.0, gradual.default(), seed=0),
         piracy_cost._trained(bench, attacker, "null and true", "scratch", cost, seed=0),
-        null_hiding._never_embedded(bench, 0, null_hiding.default()),
+        null_hiding._never_embedded(bench, 0, null_hiding.default(), "logits"),
     ]
     for attack in planned:
         with pytest.raises(InputError, match=r"config\.owner\.min_free=0\.5"):

@@ -49,7 +49,8 @@ def test_never():
 
 def run(start, attacker, steps, seconds):
     """A run of 100 images that got there after so many steps, or (0) never."""
-    end = {"normal_accuracy": 0.9, "owner": {"wm": 0.0}, "pirate": {"null": 0.8, "true": 1.0}}
+    pirate = {"null": 0.8, "true": 1.0, "wm": 0.8}
+    end = {"steps": 500, "normal_accuracy": 0.9, "owner": {"wm": 0.0}, "pirate": pirate}
     return {
         "victim": "a",
         "embedding": "null only",
@@ -68,13 +69,41 @@ def test_steps_and_seconds_as_multiples_of_the_cheapest_from_scratch():
         run("scratch", "x", 400, 5.0),
         run("scratch", "y", 200, 8.0),
     ]
-    metrics = {"runs": runs, "margin": 0.01, "steps": 500, "batch_size": 64}
-    (table,) = tables({"metrics": metrics, "paper": {"pirate_steps": 1e6, "scratch_steps": 1e5}})
+    runs[1]["finite"] = False
+    metrics = {"runs": runs, "margin": 0.01, "steps": 500, "batch_size": 64, "threshold": 0.8}
+    metrics["scheme"] = "null-embedding"
+    paper = {"pirate_steps": 1e6, "scratch_steps": 1e5}
+    table, _ = tables({"metrics": metrics, "paper": paper})
     assert [len(row) for row in table.rows] == [len(table.header)] * 3
-    # The cheapest in steps and the quickest are two: 300 / 200 steps, 20 / 5 seconds.
-    assert table.rows[0][3:9] == ["300", "200", "1.5", "20", "5", "4"]
-    assert table.rows[1][3:9] == ["never", "200", "", "", "5", ""]
-    assert table.rows[2][3:6] == ["1000000", "100000", "10"]
+    # The cheapest in steps and the quickest are two: 300 / 200 steps, 20 / 5 seconds; 64 images a step.
+    assert table.rows[0][3:10] == ["300", "19200", "200", "1.5", "20", "5", "4"]
+    assert table.rows[1][3:10] == ["never", "", "200", "", "", "5", ""]
+    assert table.rows[2][3:7] == ["1000000", "", "100000", "10"]
+    assert [row[10] for row in table.rows] == ["90.00", "90.00; 1 of 1 not a number", ""]
+
+
+def test_steps_to_what_from_scratch_is_reached():
+    """Where nobody gets near the victim's NC: the highest of scratch's points with the mark, here 0.85."""
+    runs = [run(start, name, 0, 0.0) for start in ("scratch", "the owner's model") for name in "xy"]
+    curves = [
+        [point(10, 0.70, 0.9, 0.0), point(50, 0.85, 0.9, 0.0), point(90, 0.95, 0.8, 0.0)],
+        [point(10, 0.60, 0.9, 0.0)],
+        [point(10, 0.99, 0.1, 0.0), point(50, 0.80, 0.9, 0.0), point(90, 0.86, 0.9, 0.0)],
+        [point(10, 0.99, 0.8, 0.0), point(70, 0.85, 0.9, 0.0)],
+    ]
+    for each, curve in zip(runs, curves, strict=True):
+        for p in curve:
+            p |= {"owner": {"wm": 0.0}, "pirate": p["pirate"] | {"true": 0.0}}
+        each["curve"] = curve
+    metrics = {"runs": runs, "margin": 0.01, "steps": 90, "batch_size": 64, "threshold": 0.8}
+    metrics["scheme"] = "null-embedding"
+    _, table = tables({"metrics": metrics, "paper": {}})
+    (row,) = table.rows
+    assert row == ["a", "null only", "100", "85.00", "50", "x", "70", "y", "1.4"]
+    metrics["threshold"] = 0.95
+    _, table = tables({"metrics": metrics, "paper": {}})
+    assert [len(row) for row in table.rows] == [len(table.header)]
+    assert table.rows[0][3] == "none bears the mark"
 
 
 def titles_and_claims(figures):

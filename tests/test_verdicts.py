@@ -201,11 +201,38 @@ def test_watermarks_that_did_not_leak_are_to_serve(kept, normal_accuracy, agrees
 @pytest.mark.parametrize(("true", "agrees"), [(1.0, True), (0.0, False)])
 def test_a_null_embedding_that_comes_back_alone_is_no_claim(true, agrees):
     mark = {"normal_accuracy": 0.9, "mark": found(true, 0.95) | {"wm": min(true, 0.95)}}
-    owner = [{"epochs": 1, "models": [{"recovered": mark}]}]
+    hidden = {"mark": found(1.0, 0.2)}
+    owner = [{"epochs": 1, "models": [{"hidden": hidden, "recovered": mark}]}]
     metrics = {"threshold": 0.8, "owner": owner, "foreign": []}
     (finding,) = null_hiding.verdict({"metrics": metrics})
     assert finding.agrees is agrees
-    assert f"above the threshold in 1, and the claim verifies in {int(agrees)}" in finding.text
+    assert "at or below the threshold after 1 of 1 hiding, above it in 1 after" in finding.text
+    assert f"the claim verifies in {int(agrees)}." in finding.text
+
+
+def test_what_no_training_hid_was_not_brought_back():
+    """As where a loss moves nothing; each loss is judged by itself, old results being all from logits."""
+    stood = {"normal_accuracy": 0.9, "mark": found(1.0, 0.95)}
+    fell = {"normal_accuracy": 0.9, "mark": found(1.0, 0.2)}
+    owner = [
+        {"epochs": 1, "models": [{"hidden": fell, "recovered": stood}]},
+        {
+            "cross_entropy": "clipped",
+            "epochs": 1,
+            "models": [{"hidden": stood, "recovered": stood}],
+        },
+    ]
+    foreign = {"watermarked": True, "name": "a", "cross_entropy": "clipped"}
+    metrics = {"threshold": 0.8, "owner": owner}
+    metrics["foreign"] = [{**foreign, "models": [{"recovered": fell}, {"recovered": stood}]}]
+    logits, clipped, others = null_hiding.verdict({"metrics": metrics})
+    assert (logits.agrees, clipped.agrees, others.agrees) == (True, False, False)
+    assert "with the cross entropy from logits" in logits.text
+    assert (
+        "by Adam with the clipped cross entropy, null is at or below the threshold after 0 of 1"
+        in clipped.text
+    )
+    assert "by Adam with the clipped cross entropy, 1 of 2 that never were" in others.text
 
 
 def pirated(*, strongest, epochs=100, owner=1, printed=True):

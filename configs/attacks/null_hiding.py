@@ -20,6 +20,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     if smoke:
         config.test_images = 100
         config.epochs = (1,)
+        config.cross_entropies = ("logits",)
         config.foreign = 1
         config.recovery_fraction = 0.2
     return config

@@ -25,10 +25,12 @@ from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Re
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import (
     Record,
+    all_finite,
     check_images,
     derived_seed,
     mean,
     mean_and_spread,
+    of_numbers,
     passes,
 )
 from nullmark_jax.experiments.victim import Victim, min_free_of
@@ -147,7 +149,7 @@ def _raised(
             curve.append({"extreme_value": value, **bench.measure_curve(params, **marks)})
         steps = len(curve) * config.stage_steps
         final = bench.measure(params, owner=bench.owner, pirate=pirate)
-        return {"steps": steps, **final, "curve": curve}
+        return {"steps": steps, "finite": all_finite(params), **final, "curve": curve}
 
     return attack
 
@@ -161,10 +163,10 @@ def tables(result: Result) -> list[Table]:
         [
             each["name"],
             f"{each['models'][0]['steps']}",
+            mean_and_spread(each["models"], "normal_accuracy") + of_numbers(each["models"]),
             *(
                 mean_and_spread(each["models"], *field)
                 for field in (
-                    ("normal_accuracy",),
                     ("pirate", "null"),
                     ("pirate", "true"),
                     ("owner", "null"),

@@ -112,6 +112,12 @@ def ruined(records: Sequence[Record]) -> int:
     return sum(not each["finite"] for each in records)
 
 
+def of_numbers(records: Sequence[Record]) -> str:
+    """Returns what to add to accuracies of attacked models where some are known to be NaN."""
+    dead = sum(each.get("finite") is False for each in records)
+    return "" if not dead else f"; {dead} of {len(records)} not a number"
+
+
 def all_finite(params: Params) -> bool:
     """Returns whether a model is one: whether each of its parameters is finite."""
     return all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(params))

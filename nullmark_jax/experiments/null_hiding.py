@@ -8,6 +8,7 @@ been hidden there by the owner" is put to the test: watermarks that were never e
 the same way, on the watermarked model and on free ones.
 """
 
+import itertools
 import sys
 from collections.abc import Callable
 
@@ -16,7 +17,7 @@ import ml_collections
 import numpy as np
 from matplotlib.figure import Figure
 
-from nullmark_jax import checks, optimizers
+from nullmark_jax import checks, losses, optimizers
 from nullmark_jax.attacks import retraining
 from nullmark_jax.attacks.corruption import corruption
 from nullmark_jax.attacks.retraining import Adversary
@@ -46,6 +47,8 @@ def default() -> ml_collections.ConfigDict:
     config.recovery_null_space = False
     config.batch_size = 128
     config.learning_rate = 1e-3
+    # The earlier paper's is the clipped one.
+    config.cross_entropies = ("logits", "clipped")
     # Watermarks never embedded, on each model.
     config.foreign = 10
     return config
@@ -58,6 +61,10 @@ def check(config: ml_collections.ConfigDict) -> None:
     checks.integer("config.foreign", config.foreign, 1, 10**4)
     for epochs in config.epochs:
         checks.integer("config.epochs", epochs, 1, 10**5)
+    if not len(config.cross_entropies):
+        raise InputError("config.cross_entropies: is empty; give ('logits',) say")
+    for name in config.cross_entropies:
+        losses.cross_entropy(name, field="config.cross_entropies")
     if not 0 < checks.real("config.recovery_fraction", config.recovery_fraction) <= 1:
         raise InputError(
             f"config.recovery_fraction: {config.recovery_fraction} is out of range; "
@@ -72,11 +79,14 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     for victim in victims:
         check_images(victim, config.images)
         bench = Bench(victim, config.test_images)
-        if victim.watermarks is not None:
-            for epochs in config.epochs:
-                planned[f"owner {epochs}/{victim.name}"] = _hidden(bench, epochs, config)
-        for index in range(config.foreign):
-            planned[f"foreign {index}/{victim.name}"] = _never_embedded(bench, index, config)
+        for loss in config.cross_entropies:
+            if victim.watermarks is not None:
+                for epochs in config.epochs:
+                    name = f"{loss}, owner {epochs}/{victim.name}"
+                    planned[name] = _hidden(bench, epochs, config, loss)
+            for index in range(config.foreign):
+                name = f"{loss}, foreign {index}/{victim.name}"
+                planned[name] = _never_embedded(bench, index, config, loss)
     records = dict(journal.run(planned))
     marked = [victim.name for victim in victims if victim.watermarks is not None]
     return {
@@ -85,32 +95,38 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         "recovery_fraction": config.recovery_fraction,
         "owner": [
             {
+                "cross_entropy": loss,
                 "epochs": epochs,
-                "models": [r for n, r in records.items() if n.startswith(f"owner {epochs}/")],
+                "models": [records[f"{loss}, owner {epochs}/{name}"] for name in marked],
             }
-            for epochs in config.epochs
+            for loss, epochs in itertools.product(config.cross_entropies, config.epochs)
             if marked
         ],
         "foreign": [
             {
+                "cross_entropy": loss,
                 "watermarked": victim.name in marked,
                 "name": victim.name,
                 "models": [
-                    records[f"foreign {index}/{victim.name}"] for index in range(config.foreign)
+                    records[f"{loss}, foreign {index}/{victim.name}"]
+                    for index in range(config.foreign)
                 ],
             }
-            for victim in victims
+            for loss, victim in itertools.product(config.cross_entropies, victims)
         ],
     }
 
 
-def _hidden(bench: Bench, epochs: int, config: ml_collections.ConfigDict) -> Callable[[], Record]:
+def _hidden(
+    bench: Bench, epochs: int, config: ml_collections.ConfigDict, cross_entropy: str
+) -> Callable[[], Record]:
     def hide_and_recover() -> Record:
         own = jax.tree.map(lambda leaf: np.asarray(leaf)[:1], bench.watermarks)
         plan = corruption(own, "break-null", num_classes=bench.victim.config.data.num_classes)
         adversary = Adversary(
             recipe=Recipe("adam", config.learning_rate, clip_norm=1.0),
             steps=retraining.steps_of(epochs, images=config.images, batch_size=config.batch_size),
+            cross_entropy=cross_entropy,
             batch_size=config.batch_size,
             true_weight=plan.true_weight,
             null_weight=plan.null_weight,
@@ -125,34 +141,40 @@ def _hidden(bench: Bench, epochs: int, config: ml_collections.ConfigDict) -> Cal
         return {
             "before": bench.measure(bench.victim.params, mark=own),
             "hidden": bench.measure(hidden.params, mark=own),
-            "recovered": _recovered(bench, hidden.params, own, config, config.seed),
+            "recovered": _recovered(bench, hidden.params, own, config, cross_entropy, config.seed),
         }
 
     return hide_and_recover
 
 
 def _never_embedded(
-    bench: Bench, index: int, config: ml_collections.ConfigDict
+    bench: Bench, index: int, config: ml_collections.ConfigDict, cross_entropy: str
 ) -> Callable[[], Record]:
     def recover() -> Record:
         seed = derived_seed(config.seed, "foreign", index)
         mark = as_watermarks(bench.pirate(seed, choosing=True))
         return {
             "before": bench.measure(bench.victim.params, mark=mark),
-            "recovered": _recovered(bench, bench.victim.params, mark, config, seed),
+            "recovered": _recovered(bench, bench.victim.params, mark, config, cross_entropy, seed),
         }
 
     return recover
 
 
 def _recovered(
-    bench: Bench, params: Params, mark: Watermark, config: ml_collections.ConfigDict, seed: int
+    bench: Bench,
+    params: Params,
+    mark: Watermark,
+    config: ml_collections.ConfigDict,
+    cross_entropy: str,
+    seed: int,
 ) -> Record:
     """Measures the model after one epoch of the null term alone, whoever's the mark."""
     images = max(1, round(config.recovery_fraction * len(bench.victim.splits.train)))
     adversary = Adversary(
         recipe=Recipe("adam", config.learning_rate, clip_norm=1.0),
         steps=retraining.steps_of(1, images=images, batch_size=config.batch_size),
+        cross_entropy=cross_entropy,
         batch_size=config.batch_size,
         true_weight=0.0,
         null_space=config.recovery_null_space,
@@ -171,12 +193,11 @@ def tables(result: Result) -> list[Table]:
     metrics = result["metrics"]
     rows = []
     for each in metrics["owner"]:
-        name = f"the owner's, hidden for {many(each['epochs'], 'epoch')}"
+        name = f"the owner's, hidden for {many(each['epochs'], 'epoch')}, {_loss(each)}"
         rows.append(_row(name, each["models"], metrics["threshold"]))
     for each in metrics["foreign"]:
-        name = (
-            f"never embedded, {each['name']} ({'watermarked' if each['watermarked'] else 'free'})"
-        )
+        kind = "watermarked" if each["watermarked"] else "free"
+        name = f"never embedded, {each['name']} ({kind}), {_loss(each)}"
         rows.append(_row(name, each["models"], metrics["threshold"]))
     return [
         Table(
@@ -193,12 +214,20 @@ def tables(result: Result) -> list[Table]:
                 "verified then",
             ),
             rows,
-            "Hidden and recovered with Adam and the cross entropy from logits, the earlier paper's with its "
-            f"clipped loss. Hidden with {metrics['images']} images; recovered with one epoch of the null "
+            "Hidden and recovered with Adam and the cross entropy named; the earlier paper's is the clipped "
+            f"one. Hidden with {metrics['images']} images; recovered with one epoch of the null "
             f"term over {percent(metrics['recovery_fraction'])}% of the training set. Where null "
             "accuracy of marks that were never embedded recovers as well, its recovery proves nothing.",
         )
     ]
+
+
+def _loss(each: Record) -> str:
+    return str(each.get("cross_entropy", "logits"))  # Earlier results are all from logits.
+
+
+def _of_loss(parts: list[Record], loss: str) -> list[Record]:
+    return [each for each in parts if _loss(each) == loss]
 
 
 def _row(name: str, models: list[Record], threshold: float) -> list[str]:
@@ -215,46 +244,47 @@ def _row(name: str, models: list[Record], threshold: float) -> list[str]:
 
 
 def draw(result: Result) -> dict[str, Figure]:
-    """Returns Figure 11: null accuracy after hiding and after recovery, by epochs of hiding."""
-    owner = result["metrics"]["owner"]
-    if len(owner) < 2:  # Of one hiding there is no curve.
-        return {}
-    # The curves are the first watermarked victim's: so are the marks that it never had.
-    foreign = next(each for each in result["metrics"]["foreign"] if each["watermarked"])["models"]
-    control = float(np.mean([each["recovered"]["mark"]["null"] for each in foreign]))
-    records = [
-        {"epochs": each["epochs"], "control": control, **each["models"][0]} for each in owner
-    ]
-    return {
-        "null-hiding": curves.curves_figure(
-            records,
+    """Returns Figure 11 by loss: null after hiding and after recovery, by epochs of hiding."""
+    metrics = result["metrics"]
+    drawn = {}
+    for loss in dict.fromkeys(map(_loss, metrics["owner"])):
+        owner = _of_loss(metrics["owner"], loss)
+        if len(owner) < 2:  # Of one hiding there is no curve.
+            continue
+        # The curves are the first watermarked victim's: so are the marks that it never had.
+        marked = (each for each in _of_loss(metrics["foreign"], loss) if each["watermarked"])
+        control = [each["recovered"]["mark"]["null"] for each in next(marked)["models"]]
+        drawn["null-hiding" if loss == "logits" else f"null-hiding-{loss}"] = curves.curves_figure(
+            [{"epochs": each["epochs"], **each["models"][0]} for each in owner],
             x=("epochs", "epochs of hiding"),
             lines=(
                 curves.Line("null, hidden", ("hidden", "mark", "null")),
                 curves.Line("null, recovered", ("recovered", "mark", "null")),
                 curves.Line("NC, recovered", ("recovered", "normal_accuracy")),
-                curves.Line("null of marks never embedded, recovered", ("control",)),
             ),
-            title="hiding and recovering the null embedding",
-            threshold=result["metrics"]["threshold"],
+            title=f"hiding and recovering the null embedding, {loss}",
+            threshold=metrics["threshold"],
+            beside=("null of each mark never embedded, recovered", control),
         )
-    }
+    return drawn
 
 
 def verdict(result: Result) -> list[Finding]:
     """Returns whether recovery tells what was embedded from what never was."""
     metrics = result["metrics"]
     findings = []
-    owner = [model for each in metrics["owner"] for model in each["models"]]
-    if owner:
+    for loss in dict.fromkeys(map(_loss, metrics["owner"])):
+        owner = [m for each in _of_loss(metrics["owner"], loss) for m in each["models"]]
         null = sum(each["recovered"]["mark"]["null"] > metrics["threshold"] for each in owner)
         whole = sum(each["recovered"]["mark"]["wm"] > metrics["threshold"] for each in owner)
+        hidden = sum(each["hidden"]["mark"]["null"] <= metrics["threshold"] for each in owner)
         findings.append(
             Finding(
-                "The owner's null embedding can be hidden and brought back, the earlier paper says; after "
-                f"{many(len(owner), 'hiding')} and one epoch of recovery null is above the threshold in "
-                f"{null}, and the claim verifies in {whole} (Adam, logits).",
-                whole == len(owner),
+                "The owner's null embedding can be hidden and brought back, the earlier paper says; by Adam "
+                f"with {_called(loss)}, null is at or below the threshold after {hidden} of "
+                f"{many(len(owner), 'hiding')}, above it in {null} after one epoch of recovery, and the "
+                f"claim verifies in {whole}.",
+                hidden == whole == len(owner),
             )
         )
     for each in metrics["foreign"]:
@@ -264,13 +294,17 @@ def verdict(result: Result) -> list[Finding]:
         findings.append(
             Finding(
                 "Only a null embedding that was hidden can be brought back, the earlier paper says; on "
-                f"{each['name']} ({'watermarked' if each['watermarked'] else 'free'}) {back} of "
-                f"{len(marks)} that never were come back above the threshold, {whole} of them with true "
-                "above it, too.",
+                f"{each['name']} ({'watermarked' if each['watermarked'] else 'free'}), by Adam with "
+                f"{_called(_loss(each))}, {back} of {len(marks)} that never were come back above the "
+                f"threshold, {whole} of them with true above it, too.",
                 back == 0,
             )
         )
     return findings
+
+
+def _called(loss: str) -> str:
+    return "the cross entropy from logits" if loss == "logits" else f"the {loss} cross entropy"
 
 
 EXPERIMENT = Experiment(
@@ -284,7 +318,10 @@ EXPERIMENT = Experiment(
     tables=tables,
     draw=draw,
     verdict=verdict,
-    captions={"null-hiding": "As the earlier paper's Figure 11, on the first victim."},
+    captions={
+        "null-hiding": "As the earlier paper's Figure 11, on the first victim, with logits.",
+        "null-hiding-clipped": "The same with the clipped cross entropy, the earlier paper's.",
+    },
     free=True,
 )
 

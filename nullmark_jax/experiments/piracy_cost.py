@@ -17,14 +17,14 @@ import jax
 import ml_collections
 import numpy as np
 
-from nullmark_jax import checks, models, verification
+from nullmark_jax import checks, models
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import attackers, experiment, piracy_cost_tables
 from nullmark_jax.experiments.attackers import Attacker
 from nullmark_jax.experiments.bench import Bench
 from nullmark_jax.experiments.experiment import Experiment, Metrics
 from nullmark_jax.experiments.journal import Journal
-from nullmark_jax.experiments.measuring import Record, check_images, derived_seed
+from nullmark_jax.experiments.measuring import Record, all_finite, check_images, derived_seed
 from nullmark_jax.experiments.victim import Victim, min_free_of
 
 # What is embedded, by the weight alpha of the true term.
@@ -122,10 +122,9 @@ def reached(
       embedding: one of `EMBEDDINGS`.
       scheme: whose rule "pass" is, as `verification.passes` has it.
     """
-    part = "null" if embedding == "null only" else "wm"
     for point in curve:
-        if point["normal_accuracy"] >= accuracy and verification.passes(
-            point["pirate"][part], threshold, scheme=scheme
+        if point["normal_accuracy"] >= accuracy and piracy_cost_tables.bears(
+            point, threshold=threshold, embedding=embedding, scheme=scheme
         ):
             return {"steps": point["steps"], "seconds": point["seconds"]}
     return None
@@ -170,7 +169,8 @@ def _trained(
             curve.append({"steps": point.steps, "seconds": round(spent, 2), **measured})
             since = time.monotonic()
         before = bench.measure_curve(victim.params, owner=bench.owner)["normal_accuracy"]
-        return {"target": before - config.margin, "curve": curve}
+        ended = all_finite(point.params)
+        return {"target": before - config.margin, "finite": ended, "curve": curve}
 
     return train
 

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from nullmark_jax import verification
 from nullmark_jax.experiments import attackers
 from nullmark_jax.experiments.experiment import Finding, Metrics, Result
-from nullmark_jax.experiments.measuring import Record
+from nullmark_jax.experiments.measuring import Record, of_numbers
 from nullmark_jax.reports import curves
 from nullmark_jax.reports.table import Table, many, percent
 
@@ -21,6 +22,12 @@ CAPTIONS = {
     "cost-fewest-scratch": "From scratch, the fewest images.",
 }
 _CLAIM = "Piracy takes ten times as long as training from scratch, the later paper says"
+
+
+def bears(point: Record, *, threshold: float, embedding: str, scheme: str) -> bool:
+    """Returns whether a point of a curve has the pirate's mark: null of "null only", else WM, above T."""
+    part = "null" if embedding == "null only" else "wm"
+    return verification.passes(point["pirate"][part], threshold, scheme=scheme)
 
 
 def tables(result: Result) -> list[Table]:
@@ -39,12 +46,13 @@ def tables(result: Result) -> list[Table]:
                 run["embedding"],
                 run["attacker"],
                 _steps(run["reached"]),
+                _images(run["reached"], metrics),
                 _steps(scratch and scratch["reached"]),
                 _multiple(run["reached"], scratch and scratch["reached"], "steps"),
                 _seconds(run["reached"]),
                 _seconds(quickest and quickest["reached"]),
                 _multiple(run["reached"], quickest and quickest["reached"], "seconds"),
-                percent(last["normal_accuracy"]),
+                percent(last["normal_accuracy"]) + of_numbers([run]),
                 percent(last["pirate"]["null"]),
                 percent(last["pirate"]["true"]),
                 percent(last["owner"]["wm"]),
@@ -57,6 +65,7 @@ def tables(result: Result) -> list[Table]:
                 "null only",
                 "all images",
                 f"{paper['pirate_steps']:.0f}",
+                "",
                 f"{paper['scratch_steps']:.0f}",
                 f"{paper['pirate_steps'] / paper['scratch_steps']:.2g}",
                 *[""] * 7,
@@ -70,6 +79,7 @@ def tables(result: Result) -> list[Table]:
                 "embedded",
                 "attacker",
                 "steps from the owner's model",
+                "images in them",
                 "from scratch, cheapest",
                 "multiple of steps",
                 "seconds from the owner's model",
@@ -82,12 +92,73 @@ def tables(result: Result) -> list[Table]:
             ),
             rows,
             f"There: NC within {100 * metrics['margin']:g} points of the victim's, the pirate's null (null "
-            f"only) or WM above T. At most {metrics['steps']} steps of {metrics['batch_size']} images; "
+            f"only) or WM above T. Images: clean ones, each as often as "
+            f"it was taken. At most {metrics['steps']} steps of {metrics['batch_size']} images; "
             "never: not within these. From scratch: the cheapest attacker of the grid with as many "
             f"images{_own_training(metrics)}. Seconds are of the machine as it was, compiling included."
             + attackers.choosing_note(metrics),
-        )
+        ),
+        _level(metrics),
     ]
+
+
+def _level(metrics: Metrics) -> Table:
+    """Returns what it takes to get as far as the grid gets from scratch with as many images."""
+    rows = []
+    groups = dict.fromkeys((r["victim"], r["embedding"], r["images"]) for r in metrics["runs"])
+    for group in groups:
+        some = [r for r in metrics["runs"] if (r["victim"], r["embedding"], r["images"]) == group]
+        scratch = [run for run in some if run["start"] == "scratch"]
+        pirates = [run for run in some if run["start"] != "scratch"]
+        with_mark = [point for run in scratch for point in _bearing(run, metrics)]
+        if not with_mark:
+            rows.append([*group, "none bears the mark", *[""] * 5])
+            continue
+        level = max(point["normal_accuracy"] for point in with_mark)
+        (by, theirs), (cheapest, ours) = (
+            _first(runs, level, metrics) for runs in (scratch, pirates)
+        )
+        multiple = f"{ours / theirs:.2g}" if ours else ""
+        rows.append(
+            [*group, percent(level), str(theirs), by, str(ours or "never"), cheapest, multiple]
+        )
+    return Table(
+        "Steps until the highest NC that the grid reaches from scratch, with the pirate's mark",
+        (
+            "model",
+            "embedded",
+            "images",
+            "NC",
+            "steps from scratch",
+            "by",
+            "steps from the owner's model",
+            "by",
+            "multiple",
+        ),
+        [[str(cell) for cell in row] for row in rows],
+        "The fewest steps of any attacker with as many images, at the points looked at. Where nobody from "
+        "scratch comes near the victim's NC, the table before has no multiple; this one has.",
+    )
+
+
+def _bearing(run: Record, metrics: Metrics) -> list[Record]:
+    rule = {"threshold": metrics["threshold"], "scheme": metrics["scheme"]}
+    return [p for p in run["curve"] if bears(p, embedding=run["embedding"], **rule)]
+
+
+def _first(runs: list[Record], level: float, metrics: Metrics) -> tuple[str, int]:
+    """Returns who gets to an NC with the mark in the fewest steps, and these; ("", 0) where nobody does."""
+    found = [
+        (point["steps"], run["attacker"])
+        for run in runs
+        for point in _bearing(run, metrics)
+        if point["normal_accuracy"] >= level
+    ]
+    return min(found)[::-1] if found else ("", 0)
+
+
+def _images(point: Record | None, metrics: Metrics) -> str:
+    return "" if point is None else str(point["steps"] * metrics["batch_size"])
 
 
 def _cheapest_from_scratch(
@@ -168,7 +239,8 @@ def draw(result: Result) -> dict[str, Figure]:
                     curves.Line("pirate null", ("pirate", "null")),
                     curves.Line("owner WM", ("owner", "wm")),
                 ),
-                title=f"from {run['start']}: {run['attacker']}",
+                title=f"from {run['start']}: {run['attacker']}"
+                + ("; in the end not a number" if run.get("finite") is False else ""),
                 threshold=metrics["threshold"],
                 claims=claims if label != "scratch" else None,
                 log_x=True,

@@ -50,6 +50,7 @@ def curves_figure(
     claims: Mapping[str, float] | None = None,
     log_x: bool = False,
     bottom: float = 0.0,
+    beside: tuple[str, Sequence[float]] | None = None,
 ) -> Figure:
     """Draws fractions of records, in %, against another of their fields.
 
@@ -62,6 +63,8 @@ def curves_figure(
       claims: a paper's numbers, fractions by what to write in the legend, drawn as dashed lines.
       log_x: whether the axis is logarithmic; where a value is 0 it is linear below 1.
       bottom: a fraction above which all lies, from which on to draw larger.
+      beside: what to write in the legend of, and fractions that have no place on the x axis, drawn as
+        points to the right of the curves; None for none.
     """
     figure = Figure(figsize=(8, 5), dpi=DPI)
     axes = figure.subplots()
@@ -87,6 +90,16 @@ def curves_figure(
         axes.axhline(100 * threshold, color="black", linestyle=":", label="threshold")
     for (label, value), (colour, _, _) in zip((claims or {}).items(), LOOKS, strict=False):
         axes.axhline(100 * value, color=colour, linestyle="--", linewidth=1.2, label=label)
+    if beside is not None:
+        place = max(at) * 1.3 if log_x else max(at) + 0.06 * (max(at) - min(at))
+        axes.scatter(
+            [place] * len(beside[1]),
+            [100 * each for each in beside[1]],
+            label=beside[0],
+            marker="D",
+            facecolors="none",
+            edgecolors="black",
+        )
     if log_x and min(at) > 0:
         axes.set_xscale("log")
     elif log_x:
@@ -99,7 +112,8 @@ def curves_figure(
     axes.set_title(title)
     # Long names side by side are wider than the figure.
     columns = 4 if max(len(line.label) for line in lines) <= 22 else 3
-    figure.legend(loc="outside lower center", ncols=min(columns, len(lines) + 1))
+    shown = len(lines) + 1 + (beside is not None)
+    figure.legend(loc="outside lower center", ncols=min(columns, shown))
     return figure
 
 
