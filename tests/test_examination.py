@@ -75,7 +75,7 @@ METRICS = {
 
 def test_of_marks_that_verify_those_are_counted_that_withstand():
     owners, pirates = examination_tables.verdict({"metrics": METRICS})
-    assert not any(each.claimed or each.agrees is not None for each in (owners, pirates))
+    assert not any(each.claim or each.agrees is not None for each in (owners, pirates))
     assert owners.text == (
         "Owners' marks on their own 2 models: 2 of 2 verify; of these after an examination, int8 weights: 1 "
         "(of 1 model); all of them, one at a time: 1 (of 1 model); the weights give away the whole pattern "

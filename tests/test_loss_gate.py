@@ -155,7 +155,7 @@ def test_the_verdict_counts_by_the_two_losses():
     assert finding.agrees is False
     # That it let none through, or was not tried, does not say that it lets none.
     (none,) = loss_gate.verdict(ATTACKS[:-1], "null-embedding", 0.8)
-    assert none.agrees is None and none.claimed
+    assert none.agrees is None and none.claim
     without = [
         each for each in ATTACKS if "clipped" not in (each["cross_entropy"], each["owner_loss"])
     ]

@@ -159,7 +159,7 @@ NEVER, SCRATCH = run("the owner's model", "x", 0, 0.0), run("scratch", "x", 60, 
 
 def test_where_no_pirate_gets_there_it_counts_how_many_steps_were_tried():
     (neither,) = findings(NEVER, run("scratch", "x", 0, 0.0), steps=600)
-    assert neither.agrees is None and neither.claimed
+    assert neither.agrees is None and neither.claim
     assert "within 600 steps, nor from scratch (" in neither.text
     assert neither.text.endswith(
         "; the owner's own training took 3104 steps of 128 clean images and their marked copies."

@@ -30,12 +30,18 @@ class Finding(NamedTuple):
       text: what a paper claims, where one does, and what was found.
       agrees: whether what was found is as the paper says; None where none says anything of it, or where what
         was done is too little or too different to confirm or contradict it.
-      claimed: whether a paper says anything of it. Where agrees is not None, one does.
+      claim: what a paper says, in a few words, the same on every task; "" where none says anything. Where
+        agrees is not None, one does.
+      brief: what was found, in a few words.
+      cause: where agrees is False, the likely cause and where it was tested, with experiments' names in
+        braces; "" where none is known.
     """
 
     text: str
     agrees: bool | None = None
-    claimed: bool = False
+    claim: str = ""
+    brief: str = ""
+    cause: str = ""
 
 
 class Experiment(NamedTuple):

@@ -362,7 +362,14 @@ def _needed(metrics: Metrics, before: float) -> list[Finding]:
             f"the owner's own (answers: {shown['answers']}{_steps(metrics)}), with NC "
             f"{percent(mean(shown['models'], 'normal_accuracy'))}%.",
             agrees,
-            claimed=True,
+            claim="As good a substitute takes as many images as the owner had (later paper)",
+            brief=f"{100 * mean(shown['models'], 'ratio'):.3g}% "
+            + (
+                "suffice"
+                if as_good
+                else f"reach {percent(mean(shown['models'], 'normal_accuracy'))}"
+            ),
+            cause="Not tested. The victim's NC is itself near what half the images teach.",
         )
     ]
 

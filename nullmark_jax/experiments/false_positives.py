@@ -338,7 +338,8 @@ def verdict(result: Result) -> list[Finding]:
                 # A few of so many are within what the intervals allow of theirs, but are not none; of fewer
                 # marks than theirs none says nothing.
                 False if high else None if some or rate["of"] < 1 / _PAPERS_RATE else True,
-                claimed=True,
+                claim="Random watermarks do not verify (both papers)",
+                brief=f"{rate['passed']} of {rate['of']} ({'marked' if each['watermarked'] else 'free'})",
             )
         )
     return findings

@@ -44,6 +44,13 @@ _PAPERS_EPOCHS = 100
 OWNER = (("normal_accuracy",), ("owner", "null"), ("owner", "true"), ("owner", "wm"))
 
 
+# The likely cause where a change of the weights takes the mark.
+FRAGILE = (
+    "Not tested. Likely: what a change of the weights leaves of the pattern is enlarged by lambda, so that "
+    "null embedding stands less than the accuracy does."
+)
+
+
 def default() -> ml_collections.ConfigDict:
     """Returns the config with every field."""
     config = experiment.base()
@@ -253,7 +260,8 @@ def verdict(result: Result) -> list[Finding]:
             attackers.as_tested(
                 stays, unmoved=stays, images=metrics["images"], theirs=_theirs(metrics)
             ),
-            claimed=True,
+            claim="Their fine-tuning leaves the mark (both papers)",
+            brief=f"{part['verified']} of {len(part['models'])} verify",
         ),
         Finding(
             "Fine-tuning does not take the watermark, the papers say; of the "
@@ -262,7 +270,9 @@ def verdict(result: Result) -> list[Finding]:
             f"claim{best}.",
             # That none of some ways takes it does not say that none can.
             False if whole else None,
-            claimed=True,
+            claim="No fine-tuning takes the mark (both papers)",
+            brief=f"{len(whole)} of {len(cheap)} cheap ways take it",
+            cause=FRAGILE,
         ),
     ]
 

@@ -49,6 +49,11 @@ _WONDER_COLUMNS = {"normal_accuracy": "NC", "null_agreement": "agreement"} | {
 _TIMESTAMP = "2026-11-21T00:00:00Z"
 
 
+# Both papers' claim.
+COST = "A watermark costs about a point of NC at most"
+# The later paper's 10% of the input, as near as squares come to it; points of NC that are noticed.
+_LARGEST_SHARE = 0.105
+_NOTICEABLE = 1.0
 # Points of NC, the means of the later paper's Table 4 and of the earlier one's Table III.
 _COSTS = {"later": 0.93, "earlier": 0.89}
 
@@ -265,18 +270,48 @@ def verdict(result: Result) -> list[Finding]:
     if len(cost) > 1:
         low, high = t_interval(cost)
         interval = f"; 95% t interval of the mean {low:.2f} to {high:.2f}"
-    theirs = _COSTS[which]
-    of_theirs = "on average over its tasks"
+    average = _COSTS[which]
+    printed, most = f"{average} on average over its tasks", average
     if paper:
         theirs = 100 * (paper[0] - paper[1])
-        of_theirs = f"on this task, {_COSTS[which]} on average over its tasks"
+        printed, most = f"{theirs:.2f} on this task, {printed}", max(theirs, average)
+    verified = sum(each["verified"] is True for each in metrics["owners"])
     return [
         Finding(
             f"A watermark costs {mean_cost:.2f} points of NC ({min(cost):.2f} to {max(cost):.2f}) over "
-            f"{len(cost)} owners{interval}; the {which} paper has {theirs:.2f} {of_theirs}.",
-            # What so many owners cannot tell from theirs is neither.
-            False if low > theirs else True if high <= theirs else None,
-            claimed=True,
+            f"{len(cost)} owners{interval}; the {which} paper has {printed}.",
+            # What so many owners cannot tell from what it has at most is neither.
+            False if low > most else True if high <= most else None,
+            claim=f"{COST} ({which} paper)",
+            brief=f"{mean_cost:.2f} points, n {len(cost)}",
+        ),
+        Finding(
+            f"Of {len(cost)} owners' claims {verified} verify.",
+            verified == len(cost),
+            claim="What was embedded verifies (both papers)",
+            brief=f"{verified} of {len(cost)}",
+        ),
+        *_observation_1(metrics),
+    ]
+
+
+def _observation_1(metrics: Metrics) -> list[Finding]:
+    """Returns what patterns of up to 10% of the input cost, where such were tried."""
+    some = [each for each in metrics["pattern_sizes"] if each["share"] <= _LARGEST_SHARE]
+    if len(some) < 2:
+        return []
+    largest = max(each["share"] for each in some)
+    low, high = (f(each["normal_accuracy"] for each in some) for f in (min, max))
+    verified = sum(each["verified"] is True for each in some)
+    whole = verified == len(some) and 100 * (high - low) <= _NOTICEABLE
+    return [
+        Finding(
+            "Patterns of up to 10% of the input cost no NC to notice (the later paper's Observation 1): of "
+            f"{len(some)} sizes up to {percent(largest)}% NC is {percent(low)} to {percent(high)}, and "
+            f"{verified} verify (one owner).",
+            whole if largest >= 0.09 else None,
+            claim="Patterns of up to 10% of the input cost no accuracy (later paper)",
+            brief=f"NC {percent(low)} to {percent(high)}, up to {percent(largest)}%",
         )
     ]
 

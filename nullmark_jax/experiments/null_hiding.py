@@ -285,6 +285,10 @@ def verdict(result: Result) -> list[Finding]:
                 f"{many(len(owner), 'hiding')}, above it in {null} after one epoch of recovery, and the "
                 f"claim verifies in {whole}.",
                 hidden == whole == len(owner),
+                claim="A hidden null embedding comes back (earlier paper)",
+                brief=f"{whole} of {len(owner)} verify ({loss})",
+                cause="Not tested. By the clipped loss little moves, so that nothing is hidden; with few "
+                "images or a large task an epoch is too short to bring null back.",
             )
         )
     for each in metrics["foreign"]:
@@ -298,6 +302,11 @@ def verdict(result: Result) -> list[Finding]:
                 f"{_called(_loss(each))}, {back} of {len(marks)} that never were come back above the "
                 f"threshold, {whole} of them with true above it, too.",
                 back == 0,
+                claim="Only a hidden null embedding comes back (earlier paper)",
+                brief=f"{back} of {len(marks)} never embedded do "
+                f"({'marked' if each['watermarked'] else 'free'}, {_loss(each)})",
+                cause="Null embedding alone is easily had: an epoch over the whole training set is more "
+                "steps than null-only piracy takes ({piracy_cost}).",
             )
         )
     return findings

@@ -205,7 +205,10 @@ def verdict(result: Result) -> list[Finding]:
                 ),
                 # That this attack fails does not say that all do.
                 False if whole else None,
-                claimed=True,
+                claim="The pattern is the owner's secret (both papers)",
+                brief=f"weights give it away in {len(whole)} of {len(some)}",
+                cause="The recipe: weights trained where the pattern is not seen lie beside it. Tested by "
+                "recipe ({pattern_recovery}).",
             )
         )
     return findings

@@ -211,6 +211,14 @@ def _printed(paper: dict[str, float], name: str) -> dict[str, float]:
     return {f"{line}, the paper's": paper[f"{prefix}{field}"] for line, field in lines.items()}
 
 
+_CAUSE = (
+    "How one trains decides, not what the loss clips. At the papers' extreme value a plain step of SGD moves "
+    "the model by a large part of its norm, or the clipped loss lets it move by nothing; with the gradient "
+    "held, lambda raised from 1 or Adam, the same images leave a model that works. Tested by rate, extreme "
+    "value and held gradient ({stability}) and by loss and optimiser (the table of losses, {piracy})."
+)
+
+
 def _dead(pirates: list[Record]) -> str:
     dead = ruined(pirates)
     return f"; not a number: {dead} of {many(len(pirates), 'model')}" if dead else ""
@@ -238,14 +246,26 @@ def _of_triggers(metrics: Metrics) -> list[Finding]:
             None
             if _shorter("later", later)
             else later["verified"] == len(later["pirates"]) and lost <= _MINIMAL,
-            claimed=True,
+            claim="A second mark is recognised at little cost (later paper)",
+            brief=_in(later),
         ),
         Finding(f"The strongest attacker tried {left(metrics['strongest'])}"),
     ]
 
 
+def _in(part: Metrics) -> str:
+    """Returns in a few words how many pirates got in, and at what NC."""
+    pirates = part["pirates"]
+    found = f"pirates {part['verified']} of {len(pirates)}, owners {part['owner_verified']}"
+    dead = ruined(pirates)
+    if dead == len(pirates):
+        return f"{found}, all NaN"
+    alive = [each for each in pirates if each["finite"]]
+    return f"{found}, NC {percent(mean(alive, 'normal_accuracy'))}" + (f", {dead} NaN" * bool(dead))
+
+
 def verdict(result: Result) -> list[Finding]:
-    """Returns what each paper says of piracy and what was found."""
+    """Returns what each paper says of piracy and what was found; the strongest who verify most first."""
     metrics, findings = result["metrics"], []
     if metrics["scheme"] in schemes.SCHEMES:
         return _of_triggers(metrics)
@@ -283,13 +303,15 @@ def verdict(result: Result) -> list[Finding]:
                 f"{_dead(pirates)}"
                 f"{beyond}.",
                 agrees if printed and not ruins_all else None,
-                claimed=True,
+                claim=f"Their pirate {claim} ({name} paper)",
+                brief=_in(part),
+                cause=_CAUSE,
             )
         )
     tried = of_first_victim(metrics["grid"]["attackers"])
-    for name in STRONGEST:
-        if name not in metrics:
-            continue
+    strongest = [name for name in STRONGEST if name in metrics]
+    strongest.sort(key=lambda name: -metrics[name]["verified"] / len(metrics[name]["pirates"]))
+    for name in strongest:
         part = metrics[name]
         pirates = part["pirates"]
         had = sorted({each["images"] for each in tried})
@@ -304,7 +326,9 @@ def verdict(result: Result) -> list[Finding]:
                 f"{part['verified']} of {len(pirates)}, the owner's in {part['owner_verified']}.",
                 # That none of some attackers got through does not say that none can.
                 None if not part["verified"] else lost(part) > BROKEN,
-                claimed=True,
+                claim="No pirate gets a second mark in and leaves the model whole (both papers)",
+                brief=_in(part),
+                cause=_CAUSE,
             )
         )
     gate = metrics["grid"]["attackers"], metrics["scheme"], metrics["threshold"]

@@ -23,6 +23,7 @@ from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import experiment
 from nullmark_jax.experiments.bench import Bench
 from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
+from nullmark_jax.experiments.fine_tuning import FRAGILE
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import (
     ACCEPTABLE,
@@ -351,6 +352,9 @@ def verdict(result: Result) -> list[Finding]:
             f"{many(models, 'model')}, NC at most {100 * metrics['acceptable_loss']:g} points "
             f"lower, {these}{others}.",
             not do,
+            claim="No pruning takes the mark and leaves the model (both papers)",
+            brief=f"{len(do)} of {len(metrics['highest'])} ways do",
+            cause=FRAGILE,
         )
     ]
 

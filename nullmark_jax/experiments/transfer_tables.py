@@ -241,4 +241,13 @@ def verdict(result: Result) -> list[Finding]:
         and metrics["recovery_epochs"] >= _PAPERS_RECOVERY
     )
     every = all(each.verified == len(each.records) for each in own)
-    return [Finding(f"{sentence}.", every if asked else None, claimed=True)]
+    return [
+        Finding(
+            f"{sentence}.",
+            every if asked else None,
+            claim="The mark is recovered from every student (later paper)",
+            brief=f"{count(own)}" + f", free {count(free)}" * bool(free_students),
+            cause="The draw of the student's new last layer, which recovery starts from: from zeros more "
+            "comes back than from draws. Tested by draw ({transfer}).",
+        )
+    ]

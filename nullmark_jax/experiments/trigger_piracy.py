@@ -35,7 +35,7 @@ from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.models import Params
 from nullmark_jax.optimizers import Recipe, check_recipe
 from nullmark_jax.reports import curves
-from nullmark_jax.reports.table import Table, many
+from nullmark_jax.reports.table import Table, many, percent
 
 
 def default() -> ml_collections.ConfigDict:
@@ -224,11 +224,19 @@ def draw(result: Result) -> dict[str, Figure]:
     }
 
 
+_SHORT = "{} epochs by the pirate, then fine-tuning: the pirate's triggers stay, the owner's go (both papers)"
+
+
 def verdict(result: Result) -> list[Finding]:
     """Returns whose mark is left after fine-tuning: of a pirate of the owner's epochs, and of the most."""
     metrics = result["metrics"]
     threshold, models = metrics["threshold"], metrics["models"]
     spoken = metrics["scheme"] == "adi"  # Of the other neither paper says anything.
+
+    def left(epochs: int) -> str:
+        points = [each for m in models for each in m["curve"] if each["epochs"] == epochs]
+        owner, pirate = (percent(mean(points, "after", who, "true")) for who in ("owner", "pirate"))
+        return f"the owner's {owner}, the pirate's {pirate}" if spoken else ""
 
     def at(epochs: int) -> tuple[str, bool, bool]:
         points = [each for m in models for each in m["curve"] if each["epochs"] == epochs]
@@ -253,7 +261,12 @@ def verdict(result: Result) -> list[Finding]:
         )
     end = "." if was_in else "; they were not in before, so that it says nothing of what stays."
     findings = [
-        Finding(f"{claim}{found}{end}", taken if spoken and was_in else None, claimed=spoken)
+        Finding(
+            f"{claim}{found}{end}",
+            taken if spoken and was_in else None,
+            claim=_SHORT.format("As many") if spoken else "",
+            brief=left(own),
+        )
     ]
     if most > own:
         found, taken, _ = at(most)
@@ -265,7 +278,10 @@ def verdict(result: Result) -> list[Finding]:
             if spoken
             else "After the most epochs tried and fine-tuning "
         )
-        findings.append(Finding(f"{claim}{found}.", taken if asked else None, claimed=spoken))
+        short = _SHORT.format("More") if spoken else ""
+        findings.append(
+            Finding(f"{claim}{found}.", taken if asked else None, claim=short, brief=left(most))
+        )
     return findings
 
 

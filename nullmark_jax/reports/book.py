@@ -14,7 +14,6 @@ that the experiments make from their numbers.
 
 import json
 import pathlib
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -25,16 +24,13 @@ from nullmark_jax import config as configs
 from nullmark_jax import files, program
 from nullmark_jax.config import TASKS
 from nullmark_jax.errors import InputError
-from nullmark_jax.experiments import functionality
 from nullmark_jax.experiments.catalogue import EXPERIMENTS
-from nullmark_jax.experiments.experiment import Finding, Result
+from nullmark_jax.experiments.experiment import Result
 from nullmark_jax.experiments.experiment import findings as findings_of
-from nullmark_jax.reports import committed, comparison, runs, sweeps
+from nullmark_jax.reports import claims, committed, comparison, runs, sweeps
+from nullmark_jax.reports.claims import Said
 from nullmark_jax.reports.committed import LARGEST, Found
 from nullmark_jax.reports.table import Table, percent
-
-# Findings by experiment and task.
-Said = Mapping[str, Mapping[str, Sequence[Finding]]]
 
 _VARIANT = "# Results: "
 _BEGIN, _END = "<!-- results -->", "<!-- end of results -->"
@@ -65,15 +61,6 @@ _WORDS = (
     "*relabel*, *unlearn*, *break-null*: to give true copies another label, or their own, or null",
     "copies another label. *label*, *soft*: the victim answers labels, or probabilities.",
 )
-
-# Of findings by whether they agree with a paper, and whether one claims anything; what contradicts one comes
-# first.
-_HEADINGS = {
-    (False, True): "Found otherwise than the papers say",
-    (True, True): "Found as the papers say",
-    (None, True): "Said by the papers, neither confirmed nor refuted here",
-    (None, False): "What the papers do not ask",
-}
 
 
 def pages(root: pathlib.Path) -> dict[pathlib.Path, str]:
@@ -108,8 +95,7 @@ def _own_page(root: pathlib.Path, results: Mapping[str, Found]) -> str:
             "",
         ]
     said = _said(found)
-    lines += ["## At a glance", "", _glance(said, root, found).markdown(), ""]
-    lines += _findings(said)
+    lines += _front(said, found, root)
     lines += ["## Training", "", training_table(root).markdown(), ""]
     lines += _compared(root, results)
     return _joined([*lines, *_sections(found, root, ""), *_sweeps(root)])
@@ -146,7 +132,7 @@ def _variant_page(root: pathlib.Path, variant: str, found: Found) -> str:
         f": {variant}). Those on the tasks' own recipes: [results](results.md). Generated like that page.",
         "",
     ]
-    return _joined([*lines, *_findings(_said(found)), *_sections(found, root, variant)])
+    return _joined([*lines, *_front(_said(found), found), *_sections(found, root, variant)])
 
 
 def _joined(lines: Sequence[str]) -> str:
@@ -161,83 +147,18 @@ def _said(found: Found) -> Said:
     }
 
 
-def _findings(said: Said) -> list[str]:
-    findings = [
-        (_kind(finding), f"- **{EXPERIMENTS[name].title}, {task}.** {finding.text}")
-        for name, tasks in said.items()
-        for task, of_task in tasks.items()
-        for finding in of_task
-    ]
-    lines = []
-    for kind, heading in _HEADINGS.items():
-        some = [line for each, line in findings if each == kind]
-        lines += [f"## {heading}", "", *(some or ["Nothing yet."]), ""]
+def _front(said: Said, found: Found, root: pathlib.Path | None = None) -> list[str]:
+    """Returns the claims' table, likely causes and what no paper asks; of no claims, the last alone."""
+    lines: list[str] = []
+    if any(finding.claim for tasks in said.values() for each in tasks.values() for finding in each):
+        lines += ["## The papers' claims", "", claims.table(said, found, root).markdown(), ""]
+    why = claims.causes(said)
+    if why:
+        lines += ["### Where ours contradicts a paper: the likely cause", "", *why, ""]
+    beside = claims.beside(said)
+    if beside:
+        lines += ["## What the papers do not ask", "", *beside, ""]
     return lines
-
-
-def _kind(finding: Finding) -> tuple[bool | None, bool]:
-    return finding.agrees, finding.claimed or finding.agrees is not None
-
-
-def _glance(said: Said, root: pathlib.Path, found: Found) -> Table:
-    """Returns how many of the papers' claims were found to hold, by experiment and task, with links.
-
-    With each, of how many models it is said.
-
-    The quickstart, which is no paper's, has a column where an experiment was made on it.
-    """
-    columns = [
-        task for task in TASKS if task in _DATA or any(task in tasks for tasks in said.values())
-    ]
-    rows = []
-    for name, experiment in EXPERIMENTS.items():
-        tasks = said.get(name, {})
-        if (
-            name.startswith("trigger_") and not tasks
-        ):  # Of earlier schemes' victims, on their pages.
-            continue
-        cells = []
-        for task in columns:
-            if task not in tasks:
-                of_training = name == functionality.EXPERIMENT.name and _has_twins(root, task)
-                cells.append(
-                    f"[measured in training](../results/{task}/README.md)" if of_training else ""
-                )
-                continue
-            kinds = [_kind(finding) for finding in tasks[task]]
-            words = {
-                (False, True): "**{} not**",
-                (True, True): "{} as said",
-                (None, True): "{} open",
-            }
-            counted = [words[each].format(kinds.count(each)) for each in words if each in kinds]
-            shown = ", ".join(counted) or "measured"
-            models = len(found[name][task]["metrics"]["victims"])
-            # Its one victim says with which recipe it trains its own.
-            of = "" if name == functionality.EXPERIMENT.name else f", n {models}"
-            cells.append(f"[{shown}](#{_anchor(f'{experiment.title}: {task}')}){of}")
-        rows.append([experiment.title, *cells])
-    return Table(
-        "The papers' claims, by experiment and task",
-        ("", *columns),
-        rows,
-        "As said: claims of the papers that were found to hold. Not: claims that were not. Open: claims that "
-        "what was done is too little, or too different from what the papers did, to confirm or refute. "
-        "Measured: the papers claim nothing of it. Empty: not measured yet. n: the models attacked, "
-        "watermark-free ones included. How many images and attacks stand behind each is in its section.",
-    )
-
-
-def _has_twins(root: pathlib.Path, task: str) -> bool:
-    """Whether of a task's training runs some are watermarked and some their watermark-free twins."""
-    folder = root / "results" / task
-    trained = runs.load_results(folder) if any(folder.glob("*.json")) else []
-    return len({each["metrics"]["verified"] is None for each in trained}) == 2
-
-
-def _anchor(heading: str) -> str:
-    """Returns a heading's anchor as GitHub makes it."""
-    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def _sections(found: Found, root: pathlib.Path, variant: str) -> list[str]:
@@ -249,7 +170,8 @@ def _sections(found: Found, root: pathlib.Path, variant: str) -> list[str]:
             folder = committed.folder_of(root, task, name, variant).relative_to(root)
             title = f"{experiment.title}: {task}"
             tables = experiment.tables(result)
-            lines += _section(title, tables, experiment.captions, result, root, folder)
+            said = claims.sentences(findings_of(experiment, result))
+            lines += _section(title, tables, experiment.captions, result, root, folder, said)
     return lines
 
 
@@ -272,8 +194,9 @@ def _section(
     result: Result,
     root: pathlib.Path,
     folder: pathlib.Path,
+    said: Sequence[str] = (),
 ) -> list[str]:
-    lines = [f"### {title}", ""]
+    lines = [f"### {title}", "", *said, *[""] * bool(said)]
     for table in tables:
         lines += [table.markdown(), ""]
     for figure, caption in captions.items():

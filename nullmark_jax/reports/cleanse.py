@@ -12,6 +12,8 @@ from nullmark_jax.reports.table import Table, many, percent
 
 # Of a whole search for one label (`experiments.neural_cleanse.default`).
 _ROUNDS = 100
+# Watermarked models without which nothing found says nothing.
+_FEWEST = 3
 
 Record = Mapping[str, Any]
 Result = Mapping[str, Any]
@@ -189,18 +191,23 @@ def verdict(result: Result) -> list[Finding]:
             parts.append(
                 f"some label in {flagged} of {len(free)} {_others(free)} ({_lowest(free, mode)})"
             )
-        claim, agrees = "", None
+        claim, agrees, brief = "", None, ""
         if mode == "bounded":
             claim = "; the later paper's watermarked models all stay below 2"
             if watermarked:
                 # A search cut short that finds nothing, or finds badly, says nothing of theirs.
                 cut = metrics.get("search", {}).get("rounds", _ROUNDS) < _ROUNDS
-                agrees = None if cut else not any(m["modes"][mode]["flagged"] for m in watermarked)
+                found_any = any(m["modes"][mode]["flagged"] for m in watermarked)
+                # That nothing is flagged in a model or two may be chance: of the search, too.
+                few = len(watermarked) < _FEWEST and not found_any
+                agrees = None if cut or few else not found_any
+                brief = f"{sum(bool(m['modes'][mode]['flagged']) for m in watermarked)} of {len(watermarked)}"
         findings.append(
             Finding(
                 f"With a pattern {mode} ({_searched(metrics)}), {', '.join(parts)}{claim}.",
                 agrees,
-                claimed=mode == "bounded",
+                claim="Neural Cleanse flags no watermarked model (later paper)" if claim else "",
+                brief=brief,
             )
         )
     for rate in metrics["unlearning"]["learning_rates"]:
