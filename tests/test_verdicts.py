@@ -289,6 +289,31 @@ def test_attackers_that_failed_do_not_show_that_none_can():
 
 
 @pytest.mark.parametrize(
+    ("verified", "normal_accuracy", "agrees"), [(1, 0.9, False), (1, 0.5, None), (0, 0.9, None)]
+)
+def test_the_later_paper_s_attacker_at_lower_rates(verified, normal_accuracy, agrees):
+    """A pirate who gets in at one of them, and leaves the model whole, is against both papers."""
+    result = pirated(strongest=0)
+    pirate = result["metrics"]["strongest"]["pirates"][0]
+    at = {"attacker": "x", "owner_verified": 1}
+    result["metrics"]["later_rates"] = [
+        {**at, "learning_rate": 1e-5, "verified": 0, "pirates": [pirate] * 2},
+        {
+            **at,
+            "learning_rate": 2e-5,
+            "verified": verified,
+            "pirates": [{**pirate, "normal_accuracy": normal_accuracy}] * 2,
+        },
+    ]
+    (finding,) = (f for f in piracy_tables.verdict(result) if "at other learning rates" in f.text)
+    assert finding.agrees is agrees and "at 1e-05 NC is 90.00" in finding.text
+    shown = (
+        f"{100 * normal_accuracy:.2f}, the pirate's claim verifies in {verified} and the owner's"
+    )
+    assert f"at 2e-05 NC is {shown} in 1 of 2." in finding.text
+
+
+@pytest.mark.parametrize(
     ("epochs", "owner", "printed", "agrees"),
     [(10, 1, True, None), (10, 0, True, False), (100, 0, True, False), (100, 1, False, None)],
 )

@@ -61,6 +61,9 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
             if task in table:
                 names = tuple(f"{'' if later else 'earlier_'}{name}" for name in PRINTED)
                 config.paper.update(dict(zip(names, table[task], strict=True)))
+    if task == "digit" and not design:
+        # At its own rate the attacker ends in models that are not a number, where the paper's still answer.
+        config.later_rates = (1e-5, 2e-5, 3e-5, 5e-5)
     set_paper_attacker(config.later, task, design)
     set_paper_attacker(config.earlier, task, design)
     config.earlier.cross_entropy = "clipped"
@@ -77,6 +80,8 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     if smoke:
         config.test_images = 100
         config.later.pirates = 2
+        config.later_rates = (1e-5,)
+        config.later_rates_pirates = 1
         config.later.epochs = 2
         config.earlier.epochs = 2
         config.grid.cross_entropies = ("logits",)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import ml_collections
 
-from nullmark_jax import checks
+from nullmark_jax import checks, optimizers
 from nullmark_jax.attacks import retraining
 from nullmark_jax.experiments import attackers, experiment, loss_gate, piracy_tables
 from nullmark_jax.experiments.attackers import Attacker
@@ -41,6 +41,9 @@ def default() -> ml_collections.ConfigDict:
         config[name] = attackers.paper_fields()
         # Random pirate watermarks on each victim; the first one's curve is drawn.
         config[name].pirates = pirates
+    # Learning rates at which the later paper's attacker is tried, too, and pirates of each on each victim.
+    config.later_rates = ()
+    config.later_rates_pirates = 5
     config.grid = attackers.grid_fields()
     # Fresh pirates on each victim for the grid's strongest attacker, and for that of the fewest images.
     config.strongest_pirates = 10
@@ -52,6 +55,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name in _PAPERS:
         attackers.check_paper(f"config.{name}", config[name])
         checks.integer(f"config.{name}.pirates", config[name].pirates, 1, 10**4)
+    for rate in config.later_rates:
+        optimizers.check_learning_rate("config.later_rates", rate)
+    checks.integer("config.later_rates_pirates", config.later_rates_pirates, 1, 10**4)
     attackers.check_grid("config.grid", config.grid)
     checks.integer("config.strongest_pirates", config.strongest_pirates, 1, 10**4)
 
@@ -75,6 +81,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         "scheme": first.scheme,
         "min_free": min_free_of(victims),
     }
+    lower = {rate: _at_rate(config.later, rate) for rate in map(float, config.later_rates)}
     planned: dict[str, Callable[[], Record]] = {}
     for v, bench in enumerate(benches):
         planned[f"before/{bench.victim.name}"] = _before(bench)
@@ -82,6 +89,12 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
             seeds = [derived_seed(config.seed, name, v, i) for i in range(config[name].pirates)]
             for i, attack in enumerate(_paper_pirates(bench, config[name], seeds)):
                 planned[f"{name}/{bench.victim.name}/{i}"] = attack
+        for rate, own in lower.items():
+            seeds = [
+                derived_seed(config.seed, "rates", v, i) for i in range(config.later_rates_pirates)
+            ]
+            for i, attack in enumerate(_paper_pirates(bench, own, seeds)):
+                planned[f"later at {rate:g}/{bench.victim.name}/{i}"] = attack
     attacked = [(bench, attacker) for bench in gate for attacker in grid]
     for bench in gate[1:]:
         planned[f"before/{bench.victim.name}"] = _before(bench)
@@ -99,6 +112,14 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
             "images": config[name].images,
             "pirates": [r for key, r in records.items() if key.startswith(f"{name}/")],
         }
+    metrics["later_rates"] = [
+        {
+            "attacker": attackers.describe(own),
+            "learning_rate": rate,
+            "pirates": [r for key, r in records.items() if key.startswith(f"later at {rate:g}/")],
+        }
+        for rate, own in lower.items()
+    ]
     tried = [
         {
             **records[f"grid/{bench.victim.name}/{attacker.name}"],
@@ -134,12 +155,20 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         "attackers": tried,
     }
     metrics |= fresh
-    for each_part in (*(metrics[name] for name in papers), *fresh.values()):
+    papers_parts = [metrics[name] for name in papers] + metrics["later_rates"]
+    for each_part in (*papers_parts, *fresh.values()):
         # A model that is not a number answers class 0 to all, which agrees with itself.
         alive = [each for each in each_part["pirates"] if each["finite"]]
         each_part["verified"] = sum(passes(each["pirate"], first) for each in alive)
         each_part["owner_verified"] = sum(passes(each["owner"], first) for each in alive)
     return metrics
+
+
+def _at_rate(attacker: ml_collections.ConfigDict, rate: float) -> ml_collections.ConfigDict:
+    """Returns a paper's attacker at another learning rate."""
+    other = ml_collections.ConfigDict(attacker.to_dict())
+    other.optimizer.learning_rate = rate
+    return other
 
 
 def _before(bench: Bench) -> Callable[[], Record]:
@@ -184,6 +213,8 @@ EXPERIMENT = Experiment(
     verdict=piracy_tables.verdict,
     captions={
         "piracy-later": "The later paper's attacker, as its Figure 4: one pirate on the first victim.",
+        "piracy-rates": "The later paper's attacker at lower rates, as its Figure 4: the one whose pirates "
+        "get the highest WM, one pirate on the first victim.",
         "piracy-earlier": "The earlier paper's attacker, as its Figure 7.",
         "piracy-strongest": "The strongest attacker of the grid.",
         "piracy-fewest": "The strongest of the grid's attackers with the fewest images.",

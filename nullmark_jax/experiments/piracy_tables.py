@@ -53,6 +53,11 @@ def tables(result: Result) -> list[Table]:
         if f"{prefix}normal_accuracy" in paper:
             pirates = str(_PIRATES) if name == "later" and not of_triggers else ""
             rows.append([f"as the {name} paper has it", pirates, *map(percent, printed), "", ""])
+        if name == "later":
+            for lower in metrics.get("later_rates", ()):  # Earlier results have none.
+                rows.append(
+                    _pirates_row(f"the later paper's at another rate: {lower['attacker']}", lower)
+                )
     for name, title in STRONGEST.items():
         if name in metrics:  # The grid may have one number of images.
             rows.append(_pirates_row(f"{title}: {metrics[name]['attacker']}", metrics[name]))
@@ -180,12 +185,20 @@ def draw(result: Result) -> dict[str, Figure]:
     drawn = {}
     for name, title in (
         ("later", "the later paper's attacker"),
+        ("rates", ""),
         ("earlier", "the earlier paper's attacker"),
         *((each, metrics[each]["attacker"]) for each in STRONGEST if each in metrics),
     ):
-        if name not in metrics:
+        if name == "rates" and metrics.get("later_rates"):
+            part = max(
+                metrics["later_rates"], key=lambda each: mean(each["pirates"], "pirate", "wm")
+            )
+            title = f"the later paper's attacker at rate {part['learning_rate']:g}"
+        elif name in metrics:
+            part = metrics[name]
+        else:
             continue
-        curve = next(each["curve"] for each in metrics[name]["pirates"] if "curve" in each)
+        curve = next(each["curve"] for each in part["pirates"] if "curve" in each)
         drawn[f"piracy-{name}"] = curves.curves_figure(
             curve,
             x=("steps", "training steps"),
@@ -211,6 +224,7 @@ def _printed(paper: dict[str, float], name: str) -> dict[str, float]:
     return {f"{line}, the paper's": paper[f"{prefix}{field}"] for line, field in lines.items()}
 
 
+_NONE_GETS_IN = "No pirate gets a second mark in and leaves the model whole (both papers)"
 _CAUSE = (
     "How one trains decides, not what the loss clips. At the papers' extreme value a plain step of SGD moves "
     "the model by a large part of its norm, or the clipped loss lets it move by nothing; with the gradient "
@@ -250,6 +264,32 @@ def _of_triggers(metrics: Metrics) -> list[Finding]:
             brief=_in(later),
         ),
         Finding(f"The strongest attacker tried {left(metrics['strongest'])}"),
+    ]
+
+
+def _at_rates(metrics: Metrics, before: float) -> list[Finding]:
+    """Returns what the later paper's attacker does at other rates, where such were tried."""
+    parts = metrics.get("later_rates", ())
+    if not parts:
+        return []
+    found = [
+        f"at {part['learning_rate']:g} NC is {mean_and_spread(part['pirates'], 'normal_accuracy')}, the "
+        f"pirate's claim verifies in {part['verified']} and the owner's in {part['owner_verified']} of "
+        f"{len(part['pirates'])}{_dead(part['pirates'])}"
+        for part in parts
+    ]
+    best = max(parts, key=lambda part: part["verified"])
+    whole = before - mean(best["pirates"], "normal_accuracy") <= BROKEN
+    return [
+        Finding(
+            "The later paper's attacker, else unchanged, at other learning rates (no second watermark without "
+            f"a broken model, both papers say): {'; '.join(found)}.",
+            # That none of some rates lets a pirate in does not say that none can.
+            False if best["verified"] and whole else None,
+            claim=_NONE_GETS_IN,
+            brief=f"plain SGD at {best['learning_rate']:g}: {_in(best)}",
+            cause=_CAUSE,
+        )
     ]
 
 
@@ -326,10 +366,11 @@ def verdict(result: Result) -> list[Finding]:
                 f"{part['verified']} of {len(pirates)}, the owner's in {part['owner_verified']}.",
                 # That none of some attackers got through does not say that none can.
                 None if not part["verified"] else lost(part) > BROKEN,
-                claim="No pirate gets a second mark in and leaves the model whole (both papers)",
+                claim=_NONE_GETS_IN,
                 brief=_in(part),
                 cause=_CAUSE,
             )
         )
+    findings += _at_rates(metrics, before)
     gate = metrics["grid"]["attackers"], metrics["scheme"], metrics["threshold"]
     return [*findings, *loss_gate.verdict(*gate)]
