@@ -46,8 +46,9 @@ OWNER = (("normal_accuracy",), ("owner", "null"), ("owner", "true"), ("owner", "
 
 # The likely cause where a change of the weights takes the mark.
 FRAGILE = (
-    "Not tested. Likely: what a change of the weights leaves of the pattern is enlarged by lambda, so that "
-    "null embedding stands less than the accuracy does."
+    "Lambda enlarges what a change of the weights leaves of the pattern in the features. Tested: changed "
+    "models that lose null embedding at the owner's lambda keep it where the same pattern is shown at lower "
+    "values ({fragility})."
 )
 
 

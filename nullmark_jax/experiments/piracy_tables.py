@@ -282,8 +282,8 @@ def _at_rates(metrics: Metrics, before: float) -> list[Finding]:
     whole = before - mean(best["pirates"], "normal_accuracy") <= BROKEN
     return [
         Finding(
-            "The later paper's attacker, else unchanged, at other learning rates (no second watermark without "
-            f"a broken model, both papers say): {'; '.join(found)}.",
+            "The later paper's attacker, else unchanged, at other learning rates (no second watermark "
+            f"without a broken model, both papers say): {'; '.join(found)}.",
             # That none of some rates lets a pirate in does not say that none can.
             False if best["verified"] and whole else None,
             claim=_NONE_GETS_IN,
