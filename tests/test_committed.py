@@ -36,7 +36,8 @@ def root(tmp_path):
     for name in ("docs", "results"):
         (root / name).mkdir(parents=True)
     (root / "configs").symlink_to(ROOT / "configs")
-    (root / "README.md").write_text("# It\n<!-- results -->\n<!-- end of results -->\n")
+    marks = [f"<!-- {mark} -->\n<!-- end of {mark} -->\n" for mark in ("claims", "results")]
+    (root / "README.md").write_text("".join(["# It\n", *marks]))
     return root
 
 

@@ -131,9 +131,9 @@ def test_the_book_of_all_of_them(done, tmp_path):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "docs").mkdir()
     (tmp_path / "results").mkdir()
-    files.write_whole(
-        tmp_path / "README.md", b"# It\n<!-- results -->\n<!-- end of results -->\nend\n"
-    )
+    marks = (b"claims", b"results")
+    table = b"\n".join(b"<!-- %b -->\n<!-- end of %b -->" % (mark, mark) for mark in marks)
+    files.write_whole(tmp_path / "README.md", b"# It\n" + table + b"\nend\n")
     adds = [f"--add={done(name)[0]}" for name in EXPERIMENTS]
     assert book.main(["book", f"--root={tmp_path}", "--check"]) == 1
     assert book.main(["book", f"--root={tmp_path}", *adds]) == 0

@@ -705,3 +705,21 @@ def test_patterns_up_to_a_tenth_of_the_input_are_to_cost_nothing(sizes, agrees):
     _, whole, observed = functionality.verdict({"metrics": metrics, "paper": {}})
     assert whole.agrees is True and whole.brief == "1 of 1"
     assert observed.agrees is agrees and "Observation 1" in observed.text
+
+
+def test_the_readme_s_table_says_yes_only_where_nothing_is_open():
+    """Of claims decided on some task; contradicted ones come first."""
+    said = {
+        "pruning": {
+            "digit": [Finding("T.", True, "A", "x"), Finding("T.", None, "A", "y")],
+            "face": [Finding("T.", True, "A", "x"), Finding("T.", None, "Undecided", "y")],
+        },
+        "stability": {"digit": [Finding("T.", None, "B"), Finding("T.", False, "B")]},
+    }
+    table = claims.matrix(said, "p.md")
+    digit, face = (f"(p.md#pruning-and-quantisation-{task})" for task in ("digit", "face"))
+    assert table.header == ("the papers say", "digit", "face")
+    assert table.rows == [
+        ["B", "[**no**](p.md#what-breaks-under-a-pirates-steps-digit)", ""],
+        ["A", f"[open]{digit}", f"[yes]{face}"],
+    ]

@@ -33,7 +33,6 @@ from nullmark_jax.reports.committed import LARGEST, Found
 from nullmark_jax.reports.table import Table, percent
 
 _VARIANT = "# Results: "
-_BEGIN, _END = "<!-- results -->", "<!-- end of results -->"
 _DATA = {
     "digit": "Digit, MNIST",
     "traffic": "Traffic, a third of GTSRB",
@@ -277,17 +276,18 @@ def _paper(root: pathlib.Path, task: str) -> dict[str, float]:
     return configs.printed(program.load_config_file(path).get_config())
 
 
-def with_table(readme: str, table: Table) -> str:
-    """Returns the README's text with the table between its two marks.
+def with_table(readme: str, table: Table, mark: str) -> str:
+    """Returns the README's text with a table between its two marks.
 
     Raises:
       InputError: it lacks the marks.
     """
-    before, begin, rest = readme.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
+    first, last = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
+    before, begin, rest = readme.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise InputError(f"README.md: lacks {_BEGIN} or {_END}; put them around its table")
-    return f"{before}{_BEGIN}\n\n{table.markdown()}\n\n{_END}{after}"
+        raise InputError(f"README.md: lacks {first} or {last}; put them around its table")
+    return f"{before}{first}\n\n{table.markdown()}\n\n{last}{after}"
 
 
 def main(argv: list[str]) -> int:
@@ -314,8 +314,12 @@ def _main(flag_values: flags.FlagValues) -> int:
     if flag_values.redraw:
         print(f"results/: the figures of {len(committed.redraw(root))} results are drawn anew")
     readme = root / "README.md"
-    old = files.read_bounded(readme, LARGEST).decode()
-    wanted = pages(root) | {readme: with_table(old, training_table(root))}
+    text = files.read_bounded(readme, LARGEST).decode()
+    said = _said(committed.load(root, ""))
+    tables = {"claims": claims.matrix(said, "docs/results.md"), "results": training_table(root)}
+    for mark, table in tables.items():
+        text = with_table(text, table, mark)
+    wanted = pages(root) | {readme: text}
     stale = [
         path
         for path, text in wanted.items()

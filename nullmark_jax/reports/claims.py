@@ -64,6 +64,38 @@ def table(said: Said, found: Found, root: pathlib.Path | None = None) -> Table:
     )
 
 
+def matrix(said: Said, page: str) -> Table:
+    """Returns by claim and task whether it was found to hold, of claims that were decided on some task.
+
+    Args:
+      said: findings by experiment and task.
+      page: the path of the page that the words lead to.
+    """
+    tasks = _tasks(said)
+    cells: dict[str, dict[str, str]] = {}
+    verdicts: dict[str, dict[str, set[bool | None]]] = {}
+    for name, task, finding in _claimed(said):
+        every = verdicts.setdefault(finding.claim, {}).setdefault(task, set())
+        every.add(finding.agrees)
+        # As far as any of its findings goes.
+        word = next(_WORDS[each] for each in (False, None, True) if each in every)
+        section = anchor(f"{EXPERIMENTS[name].title}: {task}")
+        row = cells.setdefault(finding.claim, dict.fromkeys(tasks, ""))
+        row[task] = f"[{word}]({page}#{section})"
+    decided = {
+        claim: set().union(*of_tasks.values()) - {None} for claim, of_tasks in verdicts.items()
+    }
+    order = sorted(
+        (each for each in cells if decided[each]), key=lambda each: False not in decided[each]
+    )
+    return Table(
+        "The papers' claims: does it hold?",
+        ("the papers say", *tasks),
+        [[claim, *cells[claim].values()] for claim in order],
+        "open: what was done is too little to say, or too different from what the papers did.",
+    )
+
+
 def _with(cell: str, link: str, brief: str) -> str:
     """Returns a cell with one more finding; what stands there already is not said again."""
     before, found, own = cell.rpartition(f"{link}: ")
