@@ -162,3 +162,24 @@ def test_several_models_lines_look_alike_under_one_name():
     first, second = figure.axes[0].lines
     np.testing.assert_array_equal(second.get_ydata(), first.get_ydata() / 2)
     assert first.get_color() == second.get_color() and labels(figure) == ["NC"]
+
+
+def test_a_training_s_points_in_epochs():
+    points = curves.in_epochs([{"steps": 0}, {"steps": 39}, {"steps": 390}], 10)
+    assert points == [
+        {"steps": 0, "epochs": 0.0},
+        {"steps": 39, "epochs": 1.0},
+        {"steps": 390, "epochs": 10.0},
+    ]
+
+
+def test_points_beside_the_curves():
+    records = [{"at": 1, "y": 0.5}, {"at": 11, "y": 0.6}]
+    line = curves.Line("y", ("y",))
+    figure = curves.curves_figure(
+        records, x=("at", "at"), lines=[line], title="t", beside=("others", [0.2, 0.9])
+    )
+    (points,) = figure.axes[0].collections
+    assert points.get_label() == "others"
+    # To the right of the last.
+    assert points.get_offsets().tolist() == [[11.6, 20.0], [11.6, 90.0]]

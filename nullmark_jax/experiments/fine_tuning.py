@@ -220,8 +220,8 @@ def draw(result: Result) -> dict[str, Figure]:
     metrics = result["metrics"]
     return {
         "fine-tuning": curves.curves_figure(
-            metrics["later"]["models"][0]["curve"],
-            x=("steps", "training steps"),
+            curves.in_epochs(metrics["later"]["models"][0]["curve"], metrics["epochs"]),
+            x=("epochs", "epochs"),
             lines=(
                 curves.Line("NC", ("normal_accuracy",)),
                 curves.Line("owner null", ("owner", "null")),

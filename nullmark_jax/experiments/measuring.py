@@ -115,7 +115,9 @@ def ruined(records: Sequence[Record]) -> int:
 def of_numbers(records: Sequence[Record]) -> str:
     """Returns what to add to accuracies of attacked models where some are known to be NaN."""
     dead = sum(each.get("finite") is False for each in records)
-    return "" if not dead else f"; {dead} of {len(records)} not a number"
+    if not dead:
+        return ""
+    return "; not a number" if len(records) == 1 else f"; {dead} of {len(records)} not a number"
 
 
 def all_finite(params: Params) -> bool:

@@ -264,7 +264,7 @@ def draw(result: Result) -> dict[str, Figure]:
             ),
             title=f"hiding and recovering the null embedding, {loss}",
             threshold=metrics["threshold"],
-            beside=("null of each mark never embedded, recovered", control),
+            beside=("null, never embedded", control),
         )
     return drawn
 
@@ -328,7 +328,8 @@ EXPERIMENT = Experiment(
     draw=draw,
     verdict=verdict,
     captions={
-        "null-hiding": "As the earlier paper's Figure 11, on the first victim, with logits.",
+        "null-hiding": "As the earlier paper's Figure 11, on the first victim, with logits; diamonds: marks "
+        "that were never embedded, each after the same recovery.",
         "null-hiding-clipped": "The same with the clipped cross entropy, the earlier paper's.",
     },
     free=True,

@@ -216,7 +216,7 @@ def draw(result: Result) -> dict[str, Figure]:
     """Returns Figure 2: NC and the pirate's null, null-only piracy, by start, most images and any fewer.
 
     Of each the attacker who was the quickest, or came nearest; from the owner's model by plain SGD, too, as
-    the paper's, at the highest learning rate.
+    the paper's, at the highest learning rate that leaves numbers, where one does.
     """
     metrics = result["metrics"]
     first = metrics["runs"][0]["victim"]
@@ -234,7 +234,11 @@ def draw(result: Result) -> dict[str, Figure]:
         shown = {"owner": _nearest(pirates), "scratch": _nearest(scratch)}
         by_sgd = [run for run in pirates if run["attacker"].split(", ")[1] == "sgd"]
         if by_sgd:
-            shown["sgd"] = max(by_sgd, key=lambda run: float(run["attacker"].split(", ")[2]))
+            # Of models of NaN there is nothing to see.
+            shown["sgd"] = max(
+                by_sgd,
+                key=lambda run: (run.get("finite", True), float(run["attacker"].split(", ")[2])),
+            )
         for label, run in shown.items():
             drawn[f"cost-{name}-{label}"] = curves.curves_figure(
                 run["curve"],

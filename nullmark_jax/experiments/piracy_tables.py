@@ -199,9 +199,13 @@ def draw(result: Result) -> dict[str, Figure]:
         else:
             continue
         curve = next(each["curve"] for each in part["pirates"] if "curve" in each)
+        x = ("steps", "training steps")
+        trained = metrics["later" if name == "rates" else name]
+        if "epochs" in trained:  # The papers' axis; earlier results do not say.
+            curve, x = curves.in_epochs(curve, trained["epochs"]), ("epochs", "epochs")
         drawn[f"piracy-{name}"] = curves.curves_figure(
             curve,
-            x=("steps", "training steps"),
+            x=x,
             lines=(
                 curves.Line("NC", ("normal_accuracy",)),
                 curves.Line("owner WM", ("owner", "wm")),

@@ -316,6 +316,7 @@ EXPERIMENT = Experiment(
     verdict=transfer_tables.verdict,
     captions={
         "transfer-watermarked": "Recovery from a watermarked teacher's student, as Figure 8.",
+        "transfer-ways": "Owner null in the recovery from each way's student, first draw of the last layer.",
         "transfer-free": "The same from a watermark-free teacher's: the control.",
         "transfer-starts": "What comes back, by how the recovery's new last layer begins.",
     },

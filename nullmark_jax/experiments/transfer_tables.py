@@ -148,6 +148,9 @@ def _starts_table(metrics: Metrics) -> Table:
     )
 
 
+_EPOCHS = ("epochs", "epochs of the recovery")
+
+
 def draw(result: Result) -> dict[str, Figure]:
     """Returns the earlier paper's Figure 8, all layers last, and what each start brings back."""
     metrics = result["metrics"]
@@ -156,8 +159,8 @@ def draw(result: Result) -> dict[str, Figure]:
     for kind in _KINDS:
         if way[kind]["models"]:
             drawn[f"transfer-{kind}"] = curves.curves_figure(
-                way[kind]["models"][0]["curve"],
-                x=("steps", "training steps of the recovery"),
+                _recovery(way[kind], metrics),
+                x=_EPOCHS,
                 lines=(
                     curves.Line("NC", ("normal_accuracy",)),
                     curves.Line("owner null", ("owner", "null")),
@@ -167,6 +170,21 @@ def draw(result: Result) -> dict[str, Figure]:
                 threshold=metrics["threshold"],
                 claims=_claims(result["paper"], way["way"]) if kind == "watermarked" else None,
             )
+    ways = [each for each in metrics["ways"] if each["watermarked"]["models"]]
+    # Triggers have no null.
+    if len(ways) > 1 and way["watermarked"]["models"][0]["curve"][0]["owner"]["null"] is not None:
+        recoveries = [_recovery(each["watermarked"], metrics) for each in ways]
+        drawn["transfer-ways"] = curves.curves_figure(
+            [
+                {"epochs": points[0]["epochs"]}
+                | {w["way"]: p["owner"]["null"] for w, p in zip(ways, points, strict=True)}
+                for points in zip(*recoveries, strict=True)
+            ],
+            x=_EPOCHS,
+            lines=[curves.Line(each["way"], (each["way"],)) for each in ways],
+            title="owner null, by what the student was fine-tuned in",
+            threshold=metrics["threshold"],
+        )
     if len(starts_of(way["watermarked"])) > 1:
         drawn["transfer-starts"] = dots.dots_figure(
             [(name, _dots(part)) for name, part in _parts(metrics)],
@@ -174,6 +192,10 @@ def draw(result: Result) -> dict[str, Figure]:
             threshold=metrics["threshold"],
         )
     return drawn
+
+
+def _recovery(part: Metrics, metrics: Metrics) -> list[dict[str, Any]]:
+    return curves.in_epochs(part["models"][0]["curve"], metrics["recovery_epochs"])
 
 
 def _claims(paper: dict[str, float], way: str) -> dict[str, float]:

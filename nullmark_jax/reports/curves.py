@@ -39,6 +39,12 @@ class Line(NamedTuple):
     field: tuple[str, ...]
 
 
+def in_epochs(curve: Sequence[Mapping[str, Any]], epochs: int) -> list[dict[str, Any]]:
+    """Returns a training's points, by `steps`, with `epochs` beside, of which the last point has all."""
+    last = curve[-1]["steps"] or 1
+    return [{**point, "epochs": epochs * point["steps"] / last} for point in curve]
+
+
 @style.context(STYLE)
 def curves_figure(
     records: Sequence[Mapping[str, Any]] | Sequence[Sequence[Mapping[str, Any]]],
