@@ -195,8 +195,10 @@ def test_watermarks_that_did_not_leak_are_to_serve(kept, normal_accuracy, agrees
     metrics = {"attacker": "x", "images": 5000, "epochs": 20, "threshold": 0.8, **parts}
     finding = corruption.verdict({"metrics": metrics})[3]
     assert finding.agrees is agrees and finding.claim
-    assert f"verify in {2 + kept} of 4 cases" in finding.text
-    assert f"points of NC {int(agrees is False)} take all the others" in finding.text
+    whole = normal_accuracy == 0.9
+    assert f"verify in {2 + kept} of {4 if whole else 2} cases" in finding.text
+    taken = f"of the {int(whole)} of these that take the leaked one from every model"
+    assert f"{taken} {int(agrees is False)} take all the others" in finding.text
 
 
 @pytest.mark.parametrize(("true", "agrees"), [(1.0, True), (0.0, False)])

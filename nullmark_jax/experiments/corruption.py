@@ -32,6 +32,7 @@ from nullmark_jax.experiments.measuring import (
     gentlest,
     mean_and_spread,
     near,
+    of_numbers,
     passes,
 )
 from nullmark_jax.experiments.victim import Victim
@@ -215,10 +216,10 @@ def _row(name: str, part: Metrics) -> list[str]:
     models = part["models"]
     return [
         name,
+        mean_and_spread(models, "normal_accuracy") + of_numbers(models),
         *(
             mean_and_spread(models, *field)
             for field in (
-                ("normal_accuracy",),
                 ("leaked", "null"),
                 ("leaked", "agreement"),
                 ("leaked", "true"),
@@ -328,17 +329,18 @@ def verdict(result: Result) -> list[Finding]:
             )
         )
     others = [each for each in cheap if each["hidden"] and not each["hidden_verified"]]
-    parts = [metrics["earlier"], *metrics["grid"]]
+    # What ruins a model takes all that is in it.
+    parts = near([metrics["earlier"], *metrics["grid"]], before)
     hidden = sum(each["hidden"] for each in parts)
     if hidden:
         kept = sum(each["hidden_verified"] for each in parts)
         findings.append(
             Finding(
                 "Of several watermarks those that did not leak are to serve when one does, the later paper "
-                f"says; they verify in {kept} of {hidden} cases after these attacks, and of the {len(cheap)} "
-                f"that take the leaked one at no more than {100 * ACCEPTABLE:g} points of NC {len(others)} "
-                "take all the others with it.",
-                False if others else True if kept == hidden else None,
+                f"says; they verify in {kept} of {hidden} cases after the attacks that cost no more than "
+                f"{100 * ACCEPTABLE:g} points of NC, and of the {len(cheap)} of these that take the leaked "
+                f"one from every model {len(others)} take all the others with it.",
+                False if others else True if cheap and kept == hidden else None,
                 claim="Marks that did not leak still serve (later paper)",
                 brief=f"{kept} of {hidden} verify",
                 cause="Not tested. Likely: marks share the last features, and what an attack on one moves "
