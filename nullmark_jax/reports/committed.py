@@ -168,15 +168,21 @@ def _check_version(show: Callable[[Result], _Shown], result: Result, where: path
 
 
 def provenance(result: Result) -> list[str]:
-    """Returns the Markdown of how a result was made: its command, commit, machine, seed and minutes."""
+    """Returns the Markdown of how a result was made: command, models, commit, machine, seed and minutes.
+
+    The models by the first six digits of model.safetensors's SHA-256: those of one name need not be one.
+    """
     where = result["environment"]
+    victims = result["metrics"].get("victims", ())  # A sweep has none.
+    models = ", ".join(f"{each['name']} ({each['model_sha256'][:6]})" for each in victims)
     return [
         "```console",
         f"$ {where['command']}",
         "```",
         "",
-        f"Commit {where['commit'] or 'unknown'}, {where['date']}; {where['device']}, {where['cpus']} "
-        f"cores, jax {where['jax']}; seed {result['seed']}; {result['seconds'] / 60:.1f} minutes of the "
+        f"{f'Models: {models}. ' if models else ''}Commit {where['commit'] or 'unknown'}, "
+        f"{where['date']}; {where['device']}, {where['cpus']} cores, "
+        f"jax {where['jax']}; seed {result['seed']}; {result['seconds'] / 60:.1f} minutes of the "
         "machine as it was.",
         "",
     ]
