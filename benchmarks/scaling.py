@@ -247,7 +247,7 @@ def _spread(name: str, rounds: list[float]) -> dict[str, Any]:
 
 @style.context(figures.STYLE)
 def draw(task: str, axis: Axis, found: dict[str, Any]) -> Figure:
-    """Draws an axis: on the left time, on the right memory, both over the first point's."""
+    """Draws an axis: on the left time, on the right memory, both over the first point's, which is named."""
     figure = Figure(figsize=(10, 5), dpi=figures.DPI)
     time, memory = figure.subplots(1, 2)
     handles = []
@@ -256,7 +256,9 @@ def draw(task: str, axis: Axis, found: dict[str, Any]) -> Figure:
         at = [point["value"] for point in points]
         low, high = zip(*(point["times_quartiles"] for point in points), strict=True)
         times = [point["times"] for point in points]
-        handles += time.plot(at, times, color=colour, marker=marker, linewidth=2, label=name)
+        first = points[0]
+        label = f"{name}, {_at_first(first)}"
+        handles += time.plot(at, times, color=colour, marker=marker, linewidth=2, label=label)
         time.vlines(at, low, high, color=colour, linewidth=4, alpha=0.4)
         if line["ideal"]:
             time.plot(at, line["ideal"], color=colour, linestyle=":", linewidth=1.5)
@@ -281,9 +283,20 @@ def draw(task: str, axis: Axis, found: dict[str, Any]) -> Figure:
         _scale(panel)
         panel.set_title(f"{label}, times the first point's")
         panel.grid(color="#DDDDDD")
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    # Long names side by side are wider than the figure.
+    columns = 2 if longest <= 64 else 1
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
     figure.suptitle(f"{task.capitalize()}: medians and quartiles of the rounds")
     return figure
+
+
+def _at_first(point: dict[str, Any]) -> str:
+    """Returns what stands behind a line's ratios: its first point's seconds and memory."""
+    peak = point["peak_memory_bytes"] / 2**20
+    found = f"at {point['value']:g}: {1e3 * point['seconds']:.3g} ms, {peak:.0f} MiB"
+    own = point["program_memory_bytes"]
+    return found + (f", the step {own / 2**20:.3g} MiB" if own else "")
 
 
 def _scale(panel: Any) -> None:

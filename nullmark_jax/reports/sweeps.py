@@ -16,6 +16,13 @@ from nullmark_jax.reports.table import Table, percent
 
 Result = dict[str, Any]
 _NAMES = ("NC", "null", "true")
+# Of the swept fields, in figures.
+_AXES = {
+    "watermark.extreme_value": "extreme value lambda",
+    "watermark.pattern_size": "side n of the pattern, pixels",
+    "watermark.num_watermarks": "watermarks in the model",
+    "loss.inject_ratio": "injection ratio",
+}
 
 LEAD = "A training for each value and seed, all else being equal."
 
@@ -169,7 +176,7 @@ def draw(result: Result) -> dict[str, Figure]:
             axes.set_xticks(np.arange(len(pairs)), [_shown(value) for value in values])
         elif min(values) > 0 and max(values) >= 100 * min(values):
             axes.set_xscale("log")
-        axes.set(xlabel=metrics["axis"], ylabel="test images, %")
+        axes.set(xlabel=_AXES.get(metrics["axis"], metrics["axis"]), ylabel="test images, %")
         axes.set_ylim(bottom - margin, 100 + margin)
         axes.ticklabel_format(axis="y", useOffset=False)
         axes.grid(color="#DDDDDD")
