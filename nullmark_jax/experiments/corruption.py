@@ -314,8 +314,8 @@ def verdict(result: Result) -> list[Finding]:
                 False if near(changed, before) else None,
                 claim="No retraining changes a leaked mark's label (earlier paper)",
                 brief=f"{len(changed)} of {len(of_label)} do, {len(near(changed, before))} cheaply",
-                cause="The optimiser: with the same images and goal, the paper's SGD with the clipped loss "
-                "moves nothing and Adam changes the label. Tested side by side ({corruption}).",
+                cause="The step: the paper's SGD with the clipped loss moves nothing; with logits SGD "
+                "changes the label at some cost, and Adam at little. Tested side by side ({corruption}).",
             )
         )
     broken = [each for each in metrics["grid"] if each["verified"] == 0]

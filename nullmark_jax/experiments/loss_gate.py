@@ -145,8 +145,9 @@ def verdict(tried: Sequence[Record], scheme: str, threshold: float) -> list[Find
         False if let_in else None,
         claim="What the loss clips cannot be trained in (earlier paper)",
         brief=f"{let_in} of {len(clipped)} clipped attackers get in",
-        cause="Adam divides by what gradient is left, however small; plain SGD with the clipped loss stands "
-        "still. Tested by optimiser (the table of losses, {piracy}).",
+        cause="What is clipped has no gradient, but not all is: who raises lambda from 1, or trains in the "
+        "pattern's null space, begins where nothing is clipped, and passes; the others do not. Tested by way "
+        "to train (the table of losses, {piracy}).",
     )
     return [finding]
 

@@ -230,10 +230,10 @@ def _printed(paper: dict[str, float], name: str) -> dict[str, float]:
 
 _NONE_GETS_IN = "No pirate gets a second mark in and leaves the model whole (both papers)"
 _CAUSE = (
-    "How one trains decides, not what the loss clips. At the papers' extreme value a plain step of SGD moves "
-    "the model by a large part of its norm, or the clipped loss lets it move by nothing; with the gradient "
-    "held, lambda raised from 1 or Adam, the same images leave a model that works. Tested by rate, extreme "
-    "value and held gradient ({stability}) and by loss and optimiser (the table of losses, {piracy})."
+    "The step, not the loss. At the papers' extreme value a plain step of SGD with logits moves the model "
+    "by a large part of its norm, and with the clipped loss by nothing; a lower rate, Adam, a gradient held, "
+    "lambda raised from 1 or the pattern's null space can leave a model that works. Tested by rate, extreme "
+    "value and held gradient ({stability}) and by loss and way to train (the grid, {piracy})."
 )
 
 
