@@ -41,6 +41,7 @@ setup(
             "mypy>=1.13",
             "pytest>=8.3",
             "pytest-xdist>=3.6",  # the fast suite on every core
+            "requests>=2.31",  # of jax[tpu]: asks a TPU's machine for the others
             "ruff>=0.8",
             "safetensors>=0.5",  # a second reader of our model files
         ],

@@ -171,15 +171,21 @@ def test_a_training_s_points_in_epochs():
         {"steps": 39, "epochs": 1.0},
         {"steps": 390, "epochs": 10.0},
     ]
+    assert curves.in_epochs([{"steps": 0}], 10) == [{"steps": 0, "epochs": 0.0}]
 
 
-def test_points_beside_the_curves():
+@pytest.mark.parametrize(("log_x", "place"), [(False, 11.6), (True, 14.3)])
+def test_points_beside_the_curves(log_x, place):
+    """To the right of the last."""
     records = [{"at": 1, "y": 0.5}, {"at": 11, "y": 0.6}]
-    line = curves.Line("y", ("y",))
     figure = curves.curves_figure(
-        records, x=("at", "at"), lines=[line], title="t", beside=("others", [0.2, 0.9])
+        records,
+        x=("at", "at"),
+        lines=[Line("y", ("y",))],
+        title="t",
+        log_x=log_x,
+        beside=("others", [0.2, 0.9]),
     )
     (points,) = figure.axes[0].collections
     assert points.get_label() == "others"
-    # To the right of the last.
-    assert points.get_offsets().tolist() == [[11.6, 20.0], [11.6, 90.0]]
+    np.testing.assert_allclose(points.get_offsets(), [[place, 20.0], [place, 90.0]])

@@ -267,7 +267,6 @@ def test_on_a_tpu_distributed_needs_no_arguments(
     unbroken, config_file, compiled, tmp_path, metadata_servers, where
 ):
     """By the variables and metadata that the machines there give; the devices are CPUs."""
-    pytest.importorskip("requests")  # Of jax[tpu].
     told = {}
     for i in (0, 1):
         told[i] = {"JAX_FORCE_TPU_INIT": "1", "JAX_PLATFORMS": "cpu"}
@@ -284,6 +283,10 @@ def test_on_a_tpu_distributed_needs_no_arguments(
         told[i]["GCE_METADATA_IP"] = metadata_servers(attributes)
     processes = Processes(config_file, tmp_path / "run", compiled, EPOCHS, told=told)
     assert processes.end() == [0, 0], processes.error(0) + processes.error(1)
+    # One run of two, not two of one.
+    assert not (tmp_path / "run" / "1").exists()
+    result = json.loads((tmp_path / "run" / "0" / "result.json").read_text())
+    assert result["environment"]["processes"] == 2
     for name in FILES:
         ours, theirs = (each / "0" / name for each in (tmp_path / "run", unbroken.folder))
         assert ours.read_bytes() == theirs.read_bytes(), name

@@ -6,10 +6,12 @@ from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import fragility
 
 
-def model(**null):
+def model(*owner, foreign=(0.4, 0.1, 0.1)):
+    """A model's null at 10, 100 and 2000."""
     marks = {
-        name.replace("_", " "): {"null": value, "true": 0.5, "wm": 0.0}
-        for name, value in null.items()
+        f"{whose} at {value}": {"null": null, "true": 0.5, "wm": 0.0}
+        for whose, nulls in (("owner", owner), ("foreign", foreign))
+        for value, null in zip((10, 100, 2000), nulls, strict=True)
     }
     return {"normal_accuracy": 0.99, **marks}
 
@@ -17,45 +19,48 @@ def model(**null):
 @pytest.fixture
 def result():
     changes = [
-        {
-            "name": "as it is",
-            "models": [model(at_10=0.99, at_2000=0.98), model(at_10=0.97, at_2000=0.96)],
-        },
-        {
-            "name": "pruned",
-            "models": [model(at_10=0.95, at_2000=0.2), model(at_10=0.91, at_2000=0.9)],
-        },
-        {
-            "name": "ruined",
-            "models": [model(at_10=0.8, at_2000=0.1), model(at_10=0.1, at_2000=0.1)],
-        },
+        {"name": "as it is", "models": [model(0.99, 0.99, 0.98), model(0.97, 0.97, 0.96)]},
+        # Above T at 2000 again, after a gap.
+        {"name": "pruned", "models": [model(0.95, 0.2, 0.9), model(0.91, 0.9, 0.9)]},
+        {"name": "ruined", "models": [model(0.8, 0.8, 0.1), model(0.1, 0.1, 0.1)]},
     ]
-    metrics = {"threshold": 0.8, "own": 2000.0, "values": [10.0, 2000.0], "changes": changes}
+    metrics = {"threshold": 0.8, "own": 2000.0, "values": [10.0, 100.0, 2000.0], "changes": changes}
     return {"metrics": metrics}
 
 
-def test_the_highest_value_at_which_every_model_keeps_null(result):
+def test_the_highest_value_up_to_which_every_model_keeps_null(result):
     (finding,) = fragility.verdict(result)
     assert finding.claim == "" and finding.agrees is None
     assert finding.text == (
         "The lowest null of 2 models is above T with the owner's pattern shown as it is up to 2000 (there "
-        "96.00; at 2000 96.00); pruned up to 10 (there 91.00; at 2000 20.00); ruined at no value."
+        "96.00; at 2000 96.00); pruned up to 10 (there 91.00; at 2000 90.00); ruined at no value. Of a "
+        "pattern never embedded null is 40.00 at 10 and 10.00 at 2000 (mean)."
     )
 
 
 def test_a_row_for_each_change_and_a_line_in_the_figure(result):
     (table,) = fragility.tables(result)
-    assert table.header == ("2 models", "NC", "null at 10", "null at 2000", "true at 2000")
-    assert table.rows[1] == [
+    assert table.header == (
+        "2 models",
+        "NC",
+        *(f"null at {v}" for v in (10, 100, 2000)),
+        "true at 2000",
+    )
+    pruned = [
         "pruned",
         "99.00",
         "93.00 (91.00 to 95.00)",
         "55.00 (20.00 to 90.00)",
+        "90.00",
         "50.00",
     ]
+    assert table.rows[1] == pruned
+    never = ["a pattern never embedded, as it is", "99.00", "40.00", "10.00", "10.00", "50.00"]
+    assert table.rows[3:] == [never]
     (figure,) = fragility.draw(result).values()
     lines = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
-    assert lines["pruned"] == pytest.approx([93.0, 55.0])
+    assert lines["pruned"] == pytest.approx([93.0, 55.0, 90.0])
+    assert lines["a pattern never embedded"] == pytest.approx([40.0, 10.0, 10.0])
     assert lines["threshold"] == [80.0, 80.0]
 
 

@@ -1,6 +1,9 @@
 """What the book says of an experiment's numbers: a paper's claim holds, does not, or was not tested."""
 
+import ast
 import json
+import pathlib
+import re
 
 import pytest
 
@@ -18,6 +21,7 @@ from nullmark_jax.experiments import (
     transfer_tables,
     trigger_piracy,
 )
+from nullmark_jax.experiments.catalogue import EXPERIMENTS
 from nullmark_jax.experiments.experiment import Finding
 from nullmark_jax.experiments.measuring import t_interval
 from nullmark_jax.reports import book, claims, cleanse
@@ -201,41 +205,66 @@ def test_watermarks_that_did_not_leak_are_to_serve(kept, normal_accuracy, agrees
     assert f"{taken} {int(agrees is False)} take all the others" in finding.text
 
 
-@pytest.mark.parametrize(("true", "agrees"), [(1.0, True), (0.0, False)])
-def test_a_null_embedding_that_comes_back_alone_is_no_claim(true, agrees):
-    mark = {"normal_accuracy": 0.9, "mark": found(true, 0.95) | {"wm": min(true, 0.95)}}
-    hidden = {"mark": found(1.0, 0.2)}
-    owner = [{"epochs": 1, "models": [{"hidden": hidden, "recovered": mark}]}]
-    metrics = {"threshold": 0.8, "owner": owner, "foreign": []}
-    (finding,) = null_hiding.verdict({"metrics": metrics})
-    assert finding.agrees is agrees
-    assert "at or below the threshold after 1 of 1 hiding, above it in 1 after" in finding.text
-    assert f"the claim verifies in {int(agrees)}." in finding.text
+def hiding(hidden, recovered, *, loss=None):
+    """A hiding of two models' null, and a recovery, whose true is gone."""
+    part = {
+        "epochs": 1,
+        "models": [
+            {
+                "hidden": {"mark": found(1.0, before)},
+                "recovered": {"normal_accuracy": 0.9, "mark": found(0.0, null) | {"wm": 0.0}},
+            }
+            for before, null in zip(hidden, recovered, strict=True)
+        ],
+    }
+    return part if loss is None else {"cross_entropy": loss, **part}
 
 
-def test_what_no_training_hid_was_not_brought_back():
-    """As where a loss moves nothing; each loss is judged by itself, old results being all from logits."""
-    stood = {"normal_accuracy": 0.9, "mark": found(1.0, 0.95)}
-    fell = {"normal_accuracy": 0.9, "mark": found(1.0, 0.2)}
-    owner = [
-        {"epochs": 1, "models": [{"hidden": fell, "recovered": stood}]},
-        {
-            "cross_entropy": "clipped",
-            "epochs": 1,
-            "models": [{"hidden": stood, "recovered": stood}],
-        },
-    ]
-    foreign = {"watermarked": True, "name": "a", "cross_entropy": "clipped"}
-    metrics = {"threshold": 0.8, "owner": owner}
-    metrics["foreign"] = [{**foreign, "models": [{"recovered": fell}, {"recovered": stood}]}]
-    logits, clipped, others = null_hiding.verdict({"metrics": metrics})
-    assert (logits.agrees, clipped.agrees, others.agrees) == (True, False, False)
-    assert "with the cross entropy from logits" in logits.text
-    assert (
-        "by Adam with the clipped cross entropy, null is at or below the threshold after 0 of 1"
-        in clipped.text
+@pytest.mark.parametrize(
+    ("hidden", "recovered", "images", "fraction", "agrees"),
+    [
+        ((0.2, 0.2), (0.95, 0.9), 5000, 1.0, True),
+        ((0.2, 0.2), (0.95, 0.2), 5000, 1.0, False),
+        # With less training than the paper's it may not come; but where it does, it does.
+        ((0.2, 0.2), (0.95, 0.2), 400, 1.0, None),
+        ((0.2, 0.2), (0.95, 0.2), 5000, 0.5, None),
+        ((0.2, 0.2), (0.95, 0.9), 400, 0.5, True),
+        # What was never hidden was not brought back.
+        ((0.9, 0.95), (0.95, 0.9), 5000, 1.0, None),
+    ],
+)
+def test_a_null_embedding_that_was_hidden_is_to_come_back(
+    hidden, recovered, images, fraction, agrees
+):
+    """Null alone, which is what the paper's Figure 11 shows; the claim is told beside."""
+    owner = [hiding(hidden, recovered)]
+    foreign = {
+        "watermarked": True,
+        "name": "a",
+        "models": [{"recovered": {"mark": found(0.0, 0.2)}}],
+    }
+    metrics = {"threshold": 0.8, "images": images, "recovery_fraction": fraction}
+    mine, others = null_hiding.verdict(
+        {"metrics": metrics | {"owner": owner, "foreign": [foreign]}}
     )
-    assert "by Adam with the clipped cross entropy, 1 of 2 that never were" in others.text
+    assert mine.agrees is agrees
+    assert "the claim verifies in 0." in mine.text
+    # Where the owner's does not come back, that others do not, either, tells nothing apart.
+    assert others.agrees is (True if min(recovered) > 0.8 and min(hidden) < 0.8 else None)
+
+
+def test_each_loss_that_hides_is_judged_by_itself():
+    """Old results are all from logits."""
+    owner = [hiding((0.2, 0.2), (0.9, 0.9)), hiding((0.2, 0.2), (0.2, 0.2), loss="clipped")]
+    stood, fell = ({"recovered": {"mark": found(1.0, null)}} for null in (0.95, 0.2))
+    foreign = {"watermarked": False, "name": "a", "cross_entropy": "clipped"}
+    metrics = {"threshold": 0.8, "images": 5000, "recovery_fraction": 1.0, "owner": owner}
+    metrics["foreign"] = [{**foreign, "models": models} for models in ([fell, stood], [fell])]
+    logits, clipped, some, none = null_hiding.verdict({"metrics": metrics})
+    assert [each.agrees for each in (logits, clipped, some, none)] == [True, False, False, None]
+    assert "with the cross entropy from logits" in logits.text
+    assert "by Adam with the clipped cross entropy, null is at or below" in clipped.text
+    assert "by Adam with the clipped cross entropy, 1 of 2 that never were" in some.text
 
 
 def pirated(*, strongest, epochs=100, owner=1, printed=True):
@@ -269,7 +298,7 @@ def test_attackers_that_failed_do_not_show_that_none_can():
     # Of a model that is not a number nothing is learned on watermarks.
     assert (later.agrees, earlier.agrees, strongest.agrees) == (None, True, None)
     assert later.claim and strongest.claim
-    assert "; not a number: 1 of 1 model, where theirs still answer" in later.text
+    assert "; not a number, where theirs still answer" in later.text
     broken = pirated(strongest=0)
     broken["metrics"]["later"]["pirates"][0]["finite"] = True
     assert piracy_tables.verdict(broken)[0].agrees is True
@@ -291,28 +320,34 @@ def test_attackers_that_failed_do_not_show_that_none_can():
 
 
 @pytest.mark.parametrize(
-    ("verified", "normal_accuracy", "agrees"), [(1, 0.9, False), (1, 0.5, None), (0, 0.9, None)]
+    ("wm", "normal_accuracy", "agrees"), [(0.95, 0.9, False), (0.95, 0.5, None), (0.8, 0.9, None)]
 )
-def test_the_later_paper_s_attacker_at_lower_rates(verified, normal_accuracy, agrees):
-    """A pirate who gets in at one of them, and leaves the model whole, is against both papers."""
+def test_the_later_paper_s_attacker_at_lower_rates(wm, normal_accuracy, agrees):
+    """A pirate who gets in at one of them, and leaves the model whole, is against both papers.
+
+    However many others ruin it.
+    """
     result = pirated(strongest=0)
-    pirate = result["metrics"]["strongest"]["pirates"][0]
+    out = {
+        "normal_accuracy": 0.9,
+        "finite": True,
+        "owner": found(1.0, 0.9),
+        "pirate": found(1.0, 0.1),
+    }
+    dead = {**out, "normal_accuracy": 0.1, "finite": False, "pirate": {"wm": 0.9}}
+    one = {**out, "normal_accuracy": normal_accuracy, "pirate": {"wm": wm}}
+    broken = {**one, "normal_accuracy": 0.5}
     at = {"attacker": "x", "owner_verified": 1}
     result["metrics"]["later_rates"] = [
-        {**at, "learning_rate": 1e-5, "verified": 0, "pirates": [pirate] * 2},
-        {
-            **at,
-            "learning_rate": 2e-5,
-            "verified": verified,
-            "pirates": [{**pirate, "normal_accuracy": normal_accuracy}] * 2,
-        },
+        {**at, "learning_rate": 1e-5, "verified": 2, "pirates": [broken, broken]},
+        {**at, "learning_rate": 2e-5, "verified": 1, "pirates": [dead, dead, one]},
     ]
     (finding,) = (f for f in piracy_tables.verdict(result) if "at other learning rates" in f.text)
-    assert finding.agrees is agrees and "at 1e-05 NC is 90.00" in finding.text
-    shown = (
-        f"{100 * normal_accuracy:.2f}, the pirate's claim verifies in {verified} and the owner's"
-    )
-    assert f"at 2e-05 NC is {shown} in 1 of 2." in finding.text
+    assert finding.agrees is agrees
+    assert "at 1e-05 NC is 50.00, the pirate's claim verifies in 2 and the owner's" in finding.text
+    assert "; 2 of 3 not a number" in finding.text
+    if agrees is False:
+        assert finding.brief.startswith("their SGD at 2e-05: pirates 1 of 3, owners 1, NC 90.00")
 
 
 @pytest.mark.parametrize(
@@ -574,9 +609,9 @@ def test_false_positives_are_counted_at_the_model_s_own_threshold():
         # Theirs is 0.93 on average, of which a task may have less: 2.05 +- 0.64 is above both.
         ((0.5, 0.6), -0.1, None),
         ((2.0, 2.1), -0.1, False),
-        # Of one owner there is no interval.
+        # Of one owner there is no interval, and nothing to say.
         ((0.5,), 1.2, None),
-        ((1.5,), 0.4, False),
+        ((1.5,), 0.4, None),
     ],
 )
 def test_the_cost_is_held_to_the_paper_s_of_the_task(costs, theirs, agrees):
@@ -662,11 +697,16 @@ def test_training_runs_beside_twins_say_what_a_watermark_costs(tmp_path, twin):
 
 def test_a_cell_names_each_outcome_once_and_nothing_twice():
     found = {"pruning": {"face": {"metrics": {"victims": [{}]}}}}
-    outcomes = ((False, "a"), (False, "b"), (None, "b"), (None, "b"), (False, "a"))
-    said = {"pruning": {"face": [Finding("Text.", *each[:1], "It", each[1]) for each in outcomes]}}
+    outcomes = ((False, "a"), (True, "b"), (None, "b"), (None, "b"), (False, "c"), (False, "a"))
+    said = {
+        "pruning": {"face": [Finding("Text.", agrees, "It", brief) for agrees, brief in outcomes]}
+    }
     ((_, cell),) = claims.table(said, found).rows
     link = "(#pruning-and-quantisation-face)"
-    assert cell == f"[**no**]{link}: a; b; [open]{link}: b; n 1"
+    assert cell == f"[**no**]{link}: a; c; [open]{link}: b; [yes]{link}: b; n 1"
+    # A finding may be of fewer models than the experiment's.
+    said["pruning"]["face"].append(Finding("Text.", None, "That", "d", models=7))
+    assert claims.table(said, found).rows[1] == ["That", f"[open]{link}: d; n 7"]
 
 
 def test_a_contradiction_has_its_likely_cause_and_a_link_to_where_it_was_tested():
@@ -677,6 +717,10 @@ def test_a_contradiction_has_its_likely_cause_and_a_link_to_where_it_was_tested(
         "- **It; That.** Chance. Tested ([Pruning and quantisation](#pruning-and-quantisation))."
     )
     assert claims.causes(said) == [expected]
+    # What names an experiment without a result was not tested.
+    said["gradual"] = {"digit": [Finding("T.", False, "Such", "x", "Tested ({transfer}).")]}
+    assert claims.causes(said) == [expected]
+    del said["gradual"]
     said["stability"] = {"digit": [Finding("Measured.")]}
     assert claims.beside(said) == [
         "- What breaks under a pirate's steps: [digit](#what-breaks-under-a-pirates-steps-digit)."
@@ -691,15 +735,16 @@ def test_a_contradiction_has_its_likely_cause_and_a_link_to_where_it_was_tested(
     ("sizes", "agrees"),
     [
         ({4: (0.99, True), 9: (0.985, True), 11: (0.5, False)}, True),
-        ({4: (0.99, True), 9: (0.979, True)}, False),
+        # A point below the twin's 0.985, whatever the sizes have between them.
+        ({4: (0.98, True), 9: (0.974, True)}, False),
         ({4: (0.99, True), 9: (0.99, False)}, False),
         ({4: (0.99, True), 6: (0.99, True)}, None),
     ],
 )
 def test_patterns_up_to_a_tenth_of_the_input_are_to_cost_nothing(sizes, agrees):
     """Of 28 x 28 pixels 9 x 9 are 10.3%, 11 x 11 15.4%, of which the paper says nothing."""
-    metrics = {"owners": [{"normal_accuracy": 0.9, "verified": True}]}
-    metrics["free"] = [{"normal_accuracy": 0.9}]
+    metrics = {"owners": [{"normal_accuracy": 0.985, "verified": True}]}
+    metrics["free"] = [{"normal_accuracy": 0.985}]
     metrics["pattern_sizes"] = [
         {"pattern_size": n, "share": n * n / 784, "normal_accuracy": nc, "verified": verified}
         for n, (nc, verified) in sizes.items()
@@ -725,3 +770,14 @@ def test_the_readme_s_table_says_yes_only_where_nothing_is_open():
         ["B", "[**no**](p.md#what-breaks-under-a-pirates-steps-digit)", ""],
         ["A", f"[open]{digit}", f"[yes]{face}"],
     ]
+
+
+def test_every_cause_in_the_code_names_experiments_that_there_are():
+    """In braces, as `Finding` says, of which the book makes links."""
+    named = set()
+    for path in pathlib.Path(functionality.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                named |= set(re.findall(r"\(?[^({]*\{(\w+)\}\)", node.value))
+    assert named >= {"stability", "piracy", "fragility", "gradual"}
+    assert named <= set(EXPERIMENTS)

@@ -313,9 +313,10 @@ def verdict(result: Result) -> list[Finding]:
                 # That none of some attacks gets there does not say that none can.
                 False if near(changed, before) else None,
                 claim="No retraining changes a leaked mark's label (earlier paper)",
-                brief=f"{len(changed)} of {len(of_label)} do, {len(near(changed, before))} cheaply",
-                cause="The step: the paper's SGD with the clipped loss moves nothing; with logits SGD "
-                "changes the label at some cost, and Adam at little. Tested side by side ({corruption}).",
+                brief=f"{len(changed)} of {len(of_label)} attacks do, {len(near(changed, before))} cheaply",
+                cause="The loss or the optimiser, not told apart: on Digit the paper's SGD with the clipped "
+                "loss moves nothing; with logits SGD changes the label at some cost, and Adam at little "
+                "({corruption}).",
             )
         )
     broken = [each for each in metrics["grid"] if each["verified"] == 0]
@@ -341,7 +342,7 @@ def verdict(result: Result) -> list[Finding]:
                 f"{100 * ACCEPTABLE:g} points of NC, and of the {len(cheap)} of these that take the leaked "
                 f"one from every model {len(others)} take all the others with it.",
                 False if others else True if cheap and kept == hidden else None,
-                claim="Marks that did not leak still serve (later paper)",
+                claim="Marks that did not leak still serve (both papers)",
                 brief=f"{kept} of {hidden} verify",
                 cause="Not tested. Likely: marks share the last features, and what an attack on one moves "
                 "is enlarged by lambda in the other.",

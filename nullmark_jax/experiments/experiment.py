@@ -35,6 +35,7 @@ class Finding(NamedTuple):
       brief: what was found, in a few words.
       cause: where agrees is False, the likely cause and where it was tested, with experiments' names in
         braces; "" where none is known.
+      models: how many it is of; 0 for all of the experiment's victims.
     """
 
     text: str
@@ -42,6 +43,7 @@ class Finding(NamedTuple):
     claim: str = ""
     brief: str = ""
     cause: str = ""
+    models: int = 0
 
 
 class Experiment(NamedTuple):

@@ -363,13 +363,13 @@ def _needed(metrics: Metrics, before: float) -> list[Finding]:
             f"{percent(mean(shown['models'], 'normal_accuracy'))}%.",
             agrees,
             claim="As good a substitute takes as many images as the owner had (later paper)",
-            brief=f"{100 * mean(shown['models'], 'ratio'):.3g}% "
+            brief=f"{100 * mean(shown['models'], 'ratio'):.3g}% of them "
             + (
                 "suffice"
                 if as_good
-                else f"reach {percent(mean(shown['models'], 'normal_accuracy'))}"
+                else f"reach NC {percent(mean(shown['models'], 'normal_accuracy'))}"
             ),
-            cause="Not tested. The victim's NC is itself near what half the images teach.",
+            cause="Not tested. Half of Digit's images may teach as much without a victim.",
         )
     ]
 

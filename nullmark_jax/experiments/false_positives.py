@@ -339,7 +339,8 @@ def verdict(result: Result) -> list[Finding]:
                 # marks than theirs none says nothing.
                 False if high else None if some or rate["of"] < 1 / _PAPERS_RATE else True,
                 claim="Random watermarks do not verify (both papers)",
-                brief=f"{rate['passed']} of {rate['of']} ({'marked' if each['watermarked'] else 'free'})",
+                brief=f"{rate['passed']} of {rate['of']} "
+                f"({'watermarked' if each['watermarked'] else 'free'} model)",
             )
         )
     return findings

@@ -272,7 +272,7 @@ def verdict(result: Result) -> list[Finding]:
             # That none of some ways takes it does not say that none can.
             False if whole else None,
             claim="No fine-tuning takes the mark (both papers)",
-            brief=f"{len(whole)} of {len(cheap)} cheap ways take it",
+            brief=f"{len(whole)} of the {len(cheap)} cheap ways take every owner's",
             cause=FRAGILE,
         ),
     ]

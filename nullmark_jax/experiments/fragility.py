@@ -8,6 +8,7 @@ enlarges what such a change leaves of the pattern in the features, the same mode
 pattern at lower values: here each changed model is measured at several.
 """
 
+import itertools
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -32,13 +33,16 @@ from nullmark_jax.reports import curves
 from nullmark_jax.reports.table import Table, many, percent
 
 _AS_IT_IS = "as it is"
+_NEVER = "a pattern never embedded"
+# The seed of a watermark that nobody embedded.
+_CONTROL = 0
 
 
 def default() -> ml_collections.ConfigDict:
     """Returns the config with every field."""
     config = experiment.base()
     # At which the owner's pattern is shown, beside the owner's own; at most 5.
-    config.extreme_values = (1.0, 10.0, 100.0, 300.0, 1000.0)
+    config.extreme_values = (10.0, 100.0, 300.0, 1000.0)
     # Kind, order and ratio, as in pruning.
     config.prunings = (
         ("neurons", "ascending", 0.2),
@@ -132,12 +136,14 @@ def _changes(bench: Bench, config: ml_collections.ConfigDict) -> dict[str, Calla
 
 
 def _measured(bench: Bench, change: Callable[[], Params], values: list[float]) -> Record:
+    foreign = bench.pirate(_CONTROL, choosing=True)
     marks = {_at(value): at_extreme_value(bench.owner, value) for value in values}
-    return bench.measure(change(), **marks)
+    control = {_at(value, "foreign"): at_extreme_value(foreign, value) for value in values}
+    return bench.measure(change(), **marks, **control)
 
 
-def _at(value: float) -> str:
-    return f"at {value:g}"
+def _at(value: float, whose: str = "owner") -> str:
+    return f"{whose} at {value:g}"
 
 
 # For readers.
@@ -156,6 +162,15 @@ def tables(result: Result) -> list[Table]:
         ]
         for each in metrics["changes"]
     ]
+    control = metrics["changes"][0]["models"]
+    rows.append(
+        [
+            f"{_NEVER}, {_AS_IT_IS}",
+            mean_and_spread(control, "normal_accuracy"),
+            *(mean_and_spread(control, _at(value, "foreign"), "null") for value in values),
+            mean_and_spread(control, _at(metrics["own"], "foreign"), "true"),
+        ]
+    )
     return [
         Table(
             "Null accuracy by the extreme value that the pattern is shown at, %: mean (lowest to highest)",
@@ -166,8 +181,8 @@ def tables(result: Result) -> list[Table]:
                 f"true at {metrics['own']:g}",
             ),
             rows,
-            f"Trained at {metrics['own']:g}; the true embedding is not there at low values, where the "
-            "pattern is within or near the pixels' own range.",
+            f"Trained at {metrics['own']:g}. Of a pattern that nobody embedded, too, little is lost where it "
+            "is within or near the pixels' own range: what is above its row was kept.",
         )
     ]
 
@@ -178,13 +193,17 @@ def draw(result: Result) -> Mapping[str, Figure]:
     records = [
         {"value": value}
         | {each["name"]: mean(each["models"], _at(value), "null") for each in metrics["changes"]}
+        | {_NEVER: mean(metrics["changes"][0]["models"], _at(value, "foreign"), "null")}
         for value in metrics["values"]
     ]
     return {
         "fragility": curves.curves_figure(
             records,
             x=("value", "extreme value that the owner's pattern is shown at"),
-            lines=[curves.Line(each["name"], (each["name"],)) for each in metrics["changes"]],
+            lines=[
+                curves.Line(name, (name,))
+                for name in [*(each["name"] for each in metrics["changes"]), _NEVER]
+            ],
             title=f"null accuracy after a change, {many(len(metrics['changes'][0]['models']), 'model')}",
             threshold=metrics["threshold"],
             log_x=True,
@@ -193,26 +212,28 @@ def draw(result: Result) -> Mapping[str, Figure]:
 
 
 def verdict(result: Result) -> list[Finding]:
-    """Returns up to which extreme value null stays above T after each change."""
+    """Returns up to which extreme value null stays above T after each change, on every model."""
     metrics = result["metrics"]
+    values, threshold = metrics["values"], metrics["threshold"]
     parts = []
     for each in metrics["changes"]:
-        lowest = {
-            value: min(model[_at(value)]["null"] for model in each["models"])
-            for value in metrics["values"]
-        }
-        stands = [value for value, null in lowest.items() if null > metrics["threshold"]]
-        reach = f"up to {max(stands):g}" if stands else "at no value"
-        parts.append(
-            f"{each['name']} {reach} (there {percent(lowest[max(stands)])}; at {metrics['own']:g} "
-            f"{percent(lowest[metrics['own']])})"
-            if stands
-            else f"{each['name']} {reach}"
-        )
+        lowest = [min(model[_at(value)]["null"] for model in each["models"]) for value in values]
+        held = list(itertools.takewhile(lambda null: null > threshold, lowest))
+        if held:
+            end = values[len(held) - 1]
+            parts.append(
+                f"{each['name']} up to {end:g} (there {percent(held[-1])}; at {metrics['own']:g} "
+                f"{percent(lowest[values.index(metrics['own'])])})"
+            )
+        else:
+            parts.append(f"{each['name']} at no value")
+    models = metrics["changes"][0]["models"]
+    control = [mean(models, _at(value, "foreign"), "null") for value in values]
     return [
         Finding(
-            f"The lowest null of {many(len(metrics['changes'][0]['models']), 'model')} is above T with the "
-            f"owner's pattern shown {'; '.join(parts)}."
+            f"The lowest null of {many(len(models), 'model')} is above T with the owner's pattern shown "
+            f"{'; '.join(parts)}. Of a pattern never embedded null is {percent(control[0])} at "
+            f"{values[0]:g} and {percent(control[-1])} at {values[-1]:g} (mean)."
         )
     ]
 
@@ -221,8 +242,8 @@ EXPERIMENT = Experiment(
     name="fragility",
     title="At which extreme values a changed model keeps its mark",
     lead="Fine-tuning and pruning can take null embedding at the owner's lambda and leave the accuracy. "
-    "Each changed model is shown the owner's pattern at lower values, too: null that is lost at 2000 and "
-    "kept at 10 was not unlearned; lambda enlarges what the change left of the pattern.",
+    "Each changed model is shown the owner's pattern at lower values, too, and one that nobody embedded: is "
+    "what is lost at 2000 unlearned, or enlarged by lambda?",
     default=default,
     check=check,
     measure=measure,

@@ -50,7 +50,7 @@ _TIMESTAMP = "2026-11-21T00:00:00Z"
 
 
 # Both papers' claim.
-COST = "A watermark costs about a point of NC at most"
+COST = "A watermark costs about a point of NC on average"
 # The later paper's 10% of the input, as near as squares come to it; points of NC that are noticed.
 _LARGEST_SHARE = 0.105
 _NOTICEABLE = 1.0
@@ -281,7 +281,7 @@ def verdict(result: Result) -> list[Finding]:
             f"A watermark costs {mean_cost:.2f} points of NC ({min(cost):.2f} to {max(cost):.2f}) over "
             f"{len(cost)} owners{interval}; the {which} paper has {printed}.",
             # What so many owners cannot tell from what it has at most is neither.
-            False if low > most else True if high <= most else None,
+            None if len(cost) == 1 else False if low > most else True if high <= most else None,
             claim=f"{COST} ({which} paper)",
             brief=f"{mean_cost:.2f} points, n {len(cost)}",
         ),
@@ -303,14 +303,16 @@ def _observation_1(metrics: Metrics) -> list[Finding]:
     largest = max(each["share"] for each in some)
     low, high = (f(each["normal_accuracy"] for each in some) for f in (min, max))
     verified = sum(each["verified"] is True for each in some)
-    whole = verified == len(some) and 100 * (high - low) <= _NOTICEABLE
+    # The same seed's, whose owner's pattern sizes these are.
+    free = metrics["free"][0]["normal_accuracy"]
+    whole = verified == len(some) and 100 * (free - low) <= _NOTICEABLE
     return [
         Finding(
             "Patterns of up to 10% of the input cost no NC to notice (the later paper's Observation 1): of "
-            f"{len(some)} sizes up to {percent(largest)}% NC is {percent(low)} to {percent(high)}, and "
-            f"{verified} verify (one owner).",
+            f"{len(some)} sizes up to {percent(largest)}% NC is {percent(low)} to {percent(high)}, of the "
+            f"watermark-free twin {percent(free)}, and {verified} verify (one owner).",
             whole if largest >= 0.09 else None,
-            claim="Patterns of up to 10% of the input cost no accuracy (later paper)",
+            claim="Patterns of up to 10% of the input cost no noticeable accuracy (later paper)",
             brief=f"NC {percent(low)} to {percent(high)}, up to {percent(largest)}%",
         )
     ]

@@ -143,11 +143,12 @@ def verdict(tried: Sequence[Record], scheme: str, threshold: float) -> list[Find
         f"with {', with '.join(found)}.",
         # That none of some attackers got through does not say that none can.
         False if let_in else None,
-        claim="What the loss clips cannot be trained in (earlier paper)",
+        claim="What ends in log(0), here the clipped loss, cannot be trained in (earlier paper)",
         brief=f"{let_in} of {len(clipped)} clipped attackers get in",
-        cause="What is clipped has no gradient, but not all is: who raises lambda from 1, or trains in the "
-        "pattern's null space, begins where nothing is clipped, and passes; the others do not. Tested by way "
-        "to train (the table of losses, {piracy}).",
+        cause="What is clipped has no gradient. Who begins where less is (lambda raised from 1, or in the "
+        "pattern's null space; how much was not measured) mostly gets in on the recipe's models, who trains "
+        "otherwise does not. Tested by way to train (the table of losses, {piracy}).",
+        models=len({each["victim"] for each in tried}),
     )
     return [finding]
 

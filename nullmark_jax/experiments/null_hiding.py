@@ -23,7 +23,7 @@ from nullmark_jax.attacks.corruption import corruption
 from nullmark_jax.attacks.retraining import Adversary
 from nullmark_jax.embedding import Watermark
 from nullmark_jax.errors import InputError
-from nullmark_jax.experiments import experiment
+from nullmark_jax.experiments import attackers, experiment
 from nullmark_jax.experiments.bench import Bench
 from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
 from nullmark_jax.experiments.journal import Journal
@@ -272,23 +272,30 @@ def draw(result: Result) -> dict[str, Figure]:
 def verdict(result: Result) -> list[Finding]:
     """Returns whether recovery tells what was embedded from what never was."""
     metrics = result["metrics"]
-    findings = []
+    less = metrics["images"] < attackers.PAPERS_IMAGES or metrics["recovery_fraction"] < 1
+    findings, restored = [], set()
     for loss in dict.fromkeys(map(_loss, metrics["owner"])):
         owner = [m for each in _of_loss(metrics["owner"], loss) for m in each["models"]]
         null = sum(each["recovered"]["mark"]["null"] > metrics["threshold"] for each in owner)
         whole = sum(each["recovered"]["mark"]["wm"] > metrics["threshold"] for each in owner)
         hidden = sum(each["hidden"]["mark"]["null"] <= metrics["threshold"] for each in owner)
+        if hidden and null == len(owner):
+            restored.add(loss)
         findings.append(
             Finding(
                 "The owner's null embedding can be hidden and brought back, the earlier paper says; by Adam "
                 f"with {_called(loss)}, null is at or below the threshold after {hidden} of "
                 f"{many(len(owner), 'hiding')}, above it in {null} after one epoch of recovery, and the "
                 f"claim verifies in {whole}.",
-                hidden == whole == len(owner),
+                # Of what was never hidden nothing was brought back; with less training than theirs it may
+                # not come.
+                True if hidden == null == len(owner) else None if less or not hidden else False,
                 claim="A hidden null embedding comes back (earlier paper)",
-                brief=f"{whole} of {len(owner)} verify ({loss})",
-                cause="Not tested. By the clipped loss little moves, so that nothing is hidden; with few "
-                "images or a large task an epoch is too short to bring null back.",
+                brief=f"null in {null} of {len(owner)}, the claim in {whole} ({loss})"
+                if hidden
+                else f"never hidden ({loss})",
+                cause="The loss: the clipped one, the paper's, hides null and does not bring it back, as it "
+                "trains no pirate's in; with logits null comes back. Tested by loss ({null_hiding}).",
             )
         )
     for each in metrics["foreign"]:
@@ -301,12 +308,14 @@ def verdict(result: Result) -> list[Finding]:
                 f"{each['name']} ({'watermarked' if each['watermarked'] else 'free'}), by Adam with "
                 f"{_called(_loss(each))}, {back} of {len(marks)} that never were come back above the "
                 f"threshold, {whole} of them with true above it, too.",
-                back == 0,
+                # Where the owner's own does not come back either, nothing is told apart.
+                False if back else True if _loss(each) in restored else None,
                 claim="Only a hidden null embedding comes back (earlier paper)",
-                brief=f"{back} of {len(marks)} never embedded do "
-                f"({'marked' if each['watermarked'] else 'free'}, {_loss(each)})",
-                cause="Null embedding alone is easily had: an epoch over the whole training set is more "
-                "steps than null-only piracy takes ({piracy_cost}).",
+                brief=f"{back} of {len(marks)} foreign marks do "
+                f"({'watermarked' if each['watermarked'] else 'free'}, {_loss(each)})",
+                cause="With logits an epoch of the null term alone over the training set embeds foreign "
+                "marks anew, at some cost in NC; with the clipped loss none comes back, but the owner's does "
+                "not, either. Tested by loss ({null_hiding}).",
             )
         )
     return findings

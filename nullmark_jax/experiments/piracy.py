@@ -3,7 +3,8 @@
     python -m nullmark_jax.experiments.piracy --config=configs/attacks/piracy.py:TASK --victim=RUN \\
         [--victim=RUN ...] --workdir=OUT
 
-Later paper, Table 3 and Figure 4; earlier paper, Table V and Figure 7; then a grid of attackers that
+Later paper, Table 3 and Figure 4, its attacker at lower learning rates, too (config.later_rates); earlier
+paper, Table V and Figure 7; then a grid of attackers that
 choose loss, optimiser, learning rate and data, on the first victim of each owner's way to train, and its
 strongest one, and the strongest of those with the fewest images, on fresh pirate watermarks. A victim whose
 owner trained with another loss than the first one's, or in whose training alone lambda rose, is for the grid

@@ -23,8 +23,8 @@ CAPTIONS = {
 }
 _SHORT = "Piracy takes ten times as long as from scratch (later paper)"
 _CAUSE = (
-    "The optimiser: their million steps are of plain SGD, which here breaks the model or makes no headway, "
-    "where Adam arrives. Tested in the same grid ({piracy_cost})."
+    "The optimiser and its rate. Their million steps are of plain SGD, which at 1e-3 and 1e-4 breaks Digit's "
+    "model, where Adam arrives ({piracy_cost}); at 2e-5 it can get in, too ({stability})."
 )
 _CLAIM = "Piracy takes ten times as long as training from scratch, the later paper says"
 
@@ -310,7 +310,8 @@ def verdict(result: Result) -> list[Finding]:
                     f"same images {how}.",
                     False,
                     claim=_SHORT,
-                    brief=f"in after {first['reached']['steps']} steps, from scratch never ({embedding})",
+                    brief=f"a pirate in after {first['reached']['steps']} steps, from scratch nobody "
+                    f"({embedding})",
                     cause=_CAUSE,
                 )
             )
@@ -330,5 +331,5 @@ def _nobody(claim: str, pirates: list[Record], metrics: Metrics, how: str) -> Fi
         f"{how}.",
         enough or None,
         claim=_SHORT,
-        brief=f"nobody in within {metrics['steps']} steps",
+        brief=f"no pirate in within {metrics['steps']} steps",
     )

@@ -4,10 +4,18 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from nullmark_jax import verification
 from nullmark_jax.baselines import schemes
 from nullmark_jax.experiments import attackers, loss_gate
 from nullmark_jax.experiments.experiment import Finding, Metrics, Result
-from nullmark_jax.experiments.measuring import BROKEN, Record, mean, mean_and_spread, ruined
+from nullmark_jax.experiments.measuring import (
+    BROKEN,
+    Record,
+    mean,
+    mean_and_spread,
+    of_numbers,
+    ruined,
+)
 from nullmark_jax.reports import curves
 from nullmark_jax.reports.table import Table, beside_papers, many, percent
 
@@ -230,16 +238,11 @@ def _printed(paper: dict[str, float], name: str) -> dict[str, float]:
 
 _NONE_GETS_IN = "No pirate gets a second mark in and leaves the model whole (both papers)"
 _CAUSE = (
-    "The step, not the loss. At the papers' extreme value a plain step of SGD with logits moves the model "
-    "by a large part of its norm, and with the clipped loss by nothing; a lower rate, Adam, a gradient held, "
-    "lambda raised from 1 or the pattern's null space can leave a model that works. Tested by rate, extreme "
-    "value and held gradient ({stability}) and by loss and way to train (the grid, {piracy})."
+    "How they train. With logits, plain SGD at the papers' rate ends in models of NaN; at a fiftieth of it, "
+    "or with Adam, it does not, and can get in. With the clipped loss nothing is embedded at the papers' "
+    "extreme value, but where lambda rises from 1 or in the pattern's null space. Tested by rate and extreme "
+    "value ({stability}) and by loss and way to train (the grid, {piracy})."
 )
-
-
-def _dead(pirates: list[Record]) -> str:
-    dead = ruined(pirates)
-    return f"; not a number: {dead} of {many(len(pirates), 'model')}" if dead else ""
 
 
 def _of_triggers(metrics: Metrics) -> list[Finding]:
@@ -251,7 +254,7 @@ def _of_triggers(metrics: Metrics) -> list[Finding]:
             f"({part['attacker']}) leaves NC at {mean_and_spread(pirates, 'normal_accuracy')}, the owner's "
             f"triggers at {mean_and_spread(pirates, 'owner', 'true')} and their own at "
             f"{mean_and_spread(pirates, 'pirate', 'true')}; their claim verifies in {part['verified']} of "
-            f"{len(pirates)}, the owner's in {part['owner_verified']}{_dead(pirates)}."
+            f"{len(pirates)}, the owner's in {part['owner_verified']}{of_numbers(pirates)}."
         )
 
     later = metrics["later"]
@@ -261,8 +264,9 @@ def _of_triggers(metrics: Metrics) -> list[Finding]:
         Finding(
             f"A second {metrics['scheme']} mark is recognised and costs little NC, the later paper says; "
             f"its attacker{_shorter('later', later)} {left(later)}",
+            # A training that diverges says nothing of what was to be embedded.
             None
-            if _shorter("later", later)
+            if _shorter("later", later) or ruined(later["pirates"]) == len(later["pirates"])
             else later["verified"] == len(later["pirates"]) and lost <= _MINIMAL,
             claim="A second mark is recognised at little cost (later paper)",
             brief=_in(later),
@@ -279,22 +283,36 @@ def _at_rates(metrics: Metrics, before: float) -> list[Finding]:
     found = [
         f"at {part['learning_rate']:g} NC is {mean_and_spread(part['pirates'], 'normal_accuracy')}, the "
         f"pirate's claim verifies in {part['verified']} and the owner's in {part['owner_verified']} of "
-        f"{len(part['pirates'])}{_dead(part['pirates'])}"
+        f"{len(part['pirates'])}{of_numbers(part['pirates'])}"
         for part in parts
     ]
-    best = max(parts, key=lambda part: part["verified"])
-    whole = before - mean(best["pirates"], "normal_accuracy") <= BROKEN
+    counts = [_whole(part, metrics, before) for part in parts]
+    most = max(counts)
+    best = parts[counts.index(most)]
     return [
         Finding(
             "The later paper's attacker, else unchanged, at other learning rates (no second watermark "
             f"without a broken model, both papers say): {'; '.join(found)}.",
             # That none of some rates lets a pirate in does not say that none can.
-            False if best["verified"] and whole else None,
+            False if most else None,
             claim=_NONE_GETS_IN,
-            brief=f"plain SGD at {best['learning_rate']:g}: {_in(best)}",
+            brief=f"their SGD at {best['learning_rate']:g}: {_in(best)}",
             cause=_CAUSE,
+            models=len(metrics["before"]),
         )
     ]
+
+
+def _whole(part: Metrics, metrics: Metrics, before: float) -> int:
+    """Returns how many pirates verify on a model that the attack left whole."""
+    return sum(
+        each["finite"]
+        and before - each["normal_accuracy"] <= BROKEN
+        and verification.passes(
+            each["pirate"]["wm"], metrics["threshold"], scheme=metrics["scheme"]
+        )
+        for each in part["pirates"]
+    )
 
 
 def _in(part: Metrics) -> str:
@@ -344,12 +362,12 @@ def verdict(result: Result) -> list[Finding]:
                 f"{_less(name, part, result['task'])}) NC "
                 f"is {mean_and_spread(pirates, 'normal_accuracy')} afterwards, the owner's claim verifies in "
                 f"{part['owner_verified']} and the pirate's in {part['verified']} of {len(pirates)}"
-                f"{_dead(pirates)}"
+                f"{of_numbers(pirates)}"
                 f"{beyond}.",
                 agrees if printed and not ruins_all else None,
                 claim=f"Their pirate {claim} ({name} paper)",
                 brief=_in(part),
-                cause=_CAUSE,
+                models=len(metrics["before"]),
             )
         )
     tried = of_first_victim(metrics["grid"]["attackers"])
@@ -373,6 +391,7 @@ def verdict(result: Result) -> list[Finding]:
                 claim=_NONE_GETS_IN,
                 brief=_in(part),
                 cause=_CAUSE,
+                models=len(metrics["before"]),
             )
         )
     findings += _at_rates(metrics, before)

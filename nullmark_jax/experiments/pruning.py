@@ -332,6 +332,9 @@ def draw(result: Result) -> dict[str, Figure]:
     return drawn
 
 
+_OURS = ("fine-pruning", "quantisation")
+
+
 def verdict(result: Result) -> list[Finding]:
     """Returns which kinds of change take the watermark at an acceptable NC: none, the papers say."""
     metrics = result["metrics"]
@@ -344,6 +347,13 @@ def verdict(result: Result) -> list[Finding]:
         else:
             do_not.append(each["attack"])
     models = len(metrics["before"]["models"])
+    # The claim is of these; the others are ours.
+    pruned = [each for each in metrics["highest"] if each["attack"] not in _OURS]
+    taken = [
+        each
+        for each in pruned
+        if any(m and m["lost"] <= metrics["acceptable_loss"] for m in each["models"])
+    ]
     these = f"these do: {'; '.join(do)}" if do else "none does"
     others = f"; at so little loss these do not: {', '.join(do_not)}" if do and do_not else ""
     return [
@@ -351,9 +361,9 @@ def verdict(result: Result) -> list[Finding]:
             "No reasonable pruning takes the watermark and leaves the model, the papers say; here, "
             f"{many(models, 'model')}, NC at most {100 * metrics['acceptable_loss']:g} points "
             f"lower, {these}{others}.",
-            not do,
+            not taken,
             claim="No pruning takes the mark and leaves the model (both papers)",
-            brief=f"{len(do)} of {len(metrics['highest'])} ways do",
+            brief=f"{len(taken)} of {len(pruned)} kinds do, on some model",
             cause=FRAGILE,
         )
     ]

@@ -269,7 +269,8 @@ def verdict(result: Result) -> list[Finding]:
             every if asked else None,
             claim="The mark is recovered from every student (later paper)",
             brief=f"{count(own)}" + f", free {count(free)}" * bool(free_students),
-            cause="The draw of the student's new last layer, which recovery starts from: from zeros more "
-            "comes back than from draws. Tested by draw ({transfer}).",
+            cause="Where all layers were fine-tuned, null is lost from whatever start of the new last layer; "
+            "where fewer were, the start decides whether true comes back (Traffic, Object). Tested by layers "
+            "and by start ({transfer}).",
         )
     ]

@@ -224,7 +224,7 @@ def draw(result: Result) -> dict[str, Figure]:
     }
 
 
-_SHORT = "{} epochs by the pirate, then fine-tuning: the pirate's triggers stay, the owner's go (both papers)"
+_SHORT = "After {} and fine-tuning the pirate's triggers stay, the owner's go ({} paper)"
 
 
 def verdict(result: Result) -> list[Finding]:
@@ -264,7 +264,7 @@ def verdict(result: Result) -> list[Finding]:
         Finding(
             f"{claim}{found}{end}",
             taken if spoken and was_in else None,
-            claim=_SHORT.format("As many") if spoken else "",
+            claim=_SHORT.format("as many epochs as the owner's", "later") if spoken else "",
             brief=left(own),
         )
     ]
@@ -278,7 +278,7 @@ def verdict(result: Result) -> list[Finding]:
             if spoken
             else "After the most epochs tried and fine-tuning "
         )
-        short = _SHORT.format("More") if spoken else ""
+        short = _SHORT.format("up to 200 epochs", "earlier") if spoken else ""
         findings.append(
             Finding(f"{claim}{found}.", taken if asked else None, claim=short, brief=left(most))
         )

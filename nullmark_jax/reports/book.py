@@ -1,4 +1,4 @@
-"""The book of results: docs/results.md, docs/results-VARIANT.md, the README's table, from results/.
+"""The book of results: docs/results.md, docs/results-VARIANT.md, the README's tables, from results/.
 
     python -m nullmark_jax.reports.book --add=RUN     # take an experiment's run folder into results/
     python -m nullmark_jax.reports.book --add=RUN --variant=nullspace    # of victims of another recipe
@@ -8,8 +8,8 @@
     python -m nullmark_jax.reports.book --check       # exit 1 where they are stale
 
 Attacks on victims of the tasks' own recipes stand in results.md, those on victims of another recipe on a
-page of their own. Nothing in them is written by hand: what contradicts a paper is said first, in sentences
-that the experiments make from their numbers.
+page of their own. No number in them is written by hand: a table of the papers' claims comes first, those that
+were contradicted on top, and each section begins with sentences that the experiments make from their numbers.
 """
 
 import json
@@ -152,7 +152,7 @@ def _front(said: Said, found: Found, root: pathlib.Path | None = None) -> list[s
     if any(finding.claim for tasks in said.values() for each in tasks.values() for finding in each):
         lines += ["## The papers' claims", "", claims.table(said, found, root).markdown(), ""]
     why = claims.causes(said)
-    if why:
+    if why and root is not None:  # They are told once, of the tasks' own recipes.
         lines += ["### Where ours contradicts a paper: the likely cause", "", *why, ""]
     beside = claims.beside(said)
     if beside:
@@ -235,7 +235,7 @@ def _test_images(value: Any, on_curve: bool = False) -> Iterator[tuple[bool, int
 
 
 def training_table(root: pathlib.Path) -> Table:
-    """Returns the README's table: each task's runs beside the later paper's Table 4."""
+    """Returns the README's table of trainings: each task's runs beside the later paper's Table 4."""
     rows = []
     for task, title in _DATA.items():
         folder = root / "results" / task
@@ -316,7 +316,10 @@ def _main(flag_values: flags.FlagValues) -> int:
     readme = root / "README.md"
     text = files.read_bounded(readme, LARGEST).decode()
     said = _said(committed.load(root, ""))
-    tables = {"claims": claims.matrix(said, "docs/results.md"), "results": training_table(root)}
+    tables = {
+        "claims": claims.matrix(said, "docs/results.md", root),
+        "results": training_table(root),
+    }
     for mark, table in tables.items():
         text = with_table(text, table, mark)
     wanted = pages(root) | {readme: text}

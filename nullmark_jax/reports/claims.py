@@ -2,7 +2,8 @@
 
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import string
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from nullmark_jax.config import TASKS
@@ -18,6 +19,7 @@ Said = Mapping[str, Mapping[str, Sequence[Finding]]]
 
 # By whether what was found agrees with a claim: in a table, and before a sentence.
 _WORDS = {False: "**no**", True: "yes", None: "open"}
+_ORDER = (False, None, True)
 _SENTENCES = {
     False: "*Otherwise than the paper.* ",
     True: "*As the paper says.* ",
@@ -34,86 +36,99 @@ def table(said: Said, found: Found, root: pathlib.Path | None = None) -> Table:
       root: the project's folder, for tasks where training runs alone tell what a watermark costs; None not to
         look for such.
     """
-    tasks = _tasks(said)
-    cells: dict[str, dict[str, str]] = {}
-    verdicts: dict[str, list[bool | None]] = {}
-    for name, task, finding in _claimed(said):
-        row = cells.setdefault(finding.claim, dict.fromkeys(tasks, ""))
-        link = f"[{_WORDS[finding.agrees]}](#{anchor(f'{EXPERIMENTS[name].title}: {task}')})"
-        models = len(found[name][task]["metrics"]["victims"])
+
+    def cell(name: str, task: str, findings: Sequence[Finding]) -> str:
+        briefs: dict[bool | None, list[str]] = {}
+        for each in findings:
+            briefs.setdefault(each.agrees, []).append(each.brief)
+        link = anchor(f"{EXPERIMENTS[name].title}: {task}")
+        parts = [
+            f"[{_WORDS[agrees]}](#{link}): {'; '.join(dict.fromkeys(briefs[agrees]))}"
+            for agrees in _ORDER
+            if agrees in briefs
+        ]
+        models = max(each.models for each in findings) or len(
+            found[name][task]["metrics"]["victims"]
+        )
         # Its one victim says with which recipe it trains its own.
-        of = "" if name == functionality.EXPERIMENT.name else f"; n {models}"
-        row[task] = _with(row[task].removesuffix(of), link, finding.brief) + of
-        verdicts.setdefault(finding.claim, []).append(finding.agrees)
-    for claim, row in cells.items():
-        if root is not None and claim.startswith(functionality.COST):
-            for task in tasks:
-                if not row[task] and _has_twins(root, task):
-                    row[task] = f"[in training](../results/{task}/README.md)"
-    order = sorted(
-        cells, key=lambda claim: (False not in verdicts[claim], True not in verdicts[claim])
-    )
+        return "; ".join(
+            parts if name == functionality.EXPERIMENT.name else [*parts, f"n {models}"]
+        )
+
     return Table(
         "The papers' claims, and what was found",
-        ("the papers say", *tasks),
-        [[claim, *cells[claim].values()] for claim in order],
+        ("the papers say", *_tasks(said)),
+        _rows(said, cell, root, "../"),
         "**no**: it was found not to hold. yes: it was found to hold. open: what was done is too little, or "
-        "too different from what the papers did, to say. pirates, owners: how many of their "
-        "claims verify afterwards. Cheap: at no more than 5 points of NC. n: the models attacked, free "
-        "ones included. Empty: not measured. Each word leads to the section with the sizes and conditions.",
+        "too different from what the papers did, to say. pirates, owners: how many of their claims verify "
+        "afterwards. Cheap: at no more than 5 points of NC. n: the models attacked, free ones included. "
+        "Empty: not measured. Each word leads to the section with the sizes and conditions.",
     )
 
 
-def matrix(said: Said, page: str) -> Table:
+def matrix(said: Said, page: str, root: pathlib.Path | None = None) -> Table:
     """Returns by claim and task whether it was found to hold, of claims that were decided on some task.
 
     Args:
       said: findings by experiment and task.
       page: the path of the page that the words lead to.
+      root: as in `table`.
     """
-    tasks = _tasks(said)
-    cells: dict[str, dict[str, str]] = {}
-    verdicts: dict[str, dict[str, set[bool | None]]] = {}
-    for name, task, finding in _claimed(said):
-        every = verdicts.setdefault(finding.claim, {}).setdefault(task, set())
-        every.add(finding.agrees)
+
+    def cell(name: str, task: str, findings: Sequence[Finding]) -> str:
         # As far as any of its findings goes.
-        word = next(_WORDS[each] for each in (False, None, True) if each in every)
-        section = anchor(f"{EXPERIMENTS[name].title}: {task}")
-        row = cells.setdefault(finding.claim, dict.fromkeys(tasks, ""))
-        row[task] = f"[{word}]({page}#{section})"
-    decided = {
-        claim: set().union(*of_tasks.values()) - {None} for claim, of_tasks in verdicts.items()
-    }
-    order = sorted(
-        (each for each in cells if decided[each]), key=lambda each: False not in decided[each]
-    )
+        word = next(_WORDS[each] for each in _ORDER if each in {f.agrees for f in findings})
+        return f"[{word}]({page}#{anchor(f'{EXPERIMENTS[name].title}: {task}')})"
+
+    decided = {each.claim for _, _, each in _claimed(said) if each.agrees is not None}
     return Table(
-        "The papers' claims: does it hold?",
-        ("the papers say", *tasks),
-        [[claim, *cells[claim].values()] for claim in order],
-        "open: what was done is too little to say, or too different from what the papers did.",
+        "The papers' claims: do they hold?",
+        ("the papers say", *_tasks(said)),
+        [row for row in _rows(said, cell, root, "") if row[0] in decided],
+        "open: what was done is too little to say, or too different from what the papers did. Empty: not "
+        "measured.",
     )
 
 
-def _with(cell: str, link: str, brief: str) -> str:
-    """Returns a cell with one more finding; what stands there already is not said again."""
-    before, found, own = cell.rpartition(f"{link}: ")
-    if not found:
-        return f"{cell}; {link}: {brief}" if cell else f"{link}: {brief}"
-    return cell if brief in own.split("; ") else f"{before}{link}: {own}; {brief}"
+def _rows(
+    said: Said,
+    cell: Callable[[str, str, Sequence[Finding]], str],
+    root: pathlib.Path | None,
+    up: str,
+) -> list[list[str]]:
+    """Returns a row for each claim: contradicted ones first, then those that hold somewhere."""
+    tasks = _tasks(said)
+    of_claim: dict[str, dict[str, tuple[str, list[Finding]]]] = {}
+    for name, task, finding in _claimed(said):
+        _, findings = of_claim.setdefault(finding.claim, {}).setdefault(task, (name, []))
+        findings.append(finding)
+    rows = []
+    for claim, by_task in of_claim.items():
+        verdicts = {each.agrees for _, findings in by_task.values() for each in findings}
+        cells = [
+            cell(by_task[task][0], task, by_task[task][1]) if task in by_task else ""
+            for task in tasks
+        ]
+        if root is not None and claim.startswith(functionality.COST):
+            cells = [
+                own or (f"[in training]({up}results/{task}/README.md)" * _has_twins(root, task))
+                for own, task in zip(cells, tasks, strict=True)
+            ]
+        rows.append(((False not in verdicts, True not in verdicts), [claim, *cells]))
+    return [row for _, row in sorted(rows, key=lambda each: each[0])]
 
 
 def causes(said: Said) -> list[str]:
-    """Returns a list of the contradicted claims' likely causes, with links to where these were tested."""
+    """Returns a list of the contradicted claims' likely causes, with links to where these were tested.
+
+    A cause that names an experiment of which there is no result is left out.
+    """
     found: dict[str, list[str]] = {}
     for _, _, finding in _claimed(said):
-        if finding.agrees is False and finding.cause:
+        named = {name for _, name, _, _ in string.Formatter().parse(finding.cause) if name}
+        if finding.agrees is False and finding.cause and named <= set(said):
             found.setdefault(finding.cause, []).append(finding.claim)
-    titles = {
-        name: f"[{each.title}](#{anchor(each.title)})" if name in said else each.title
-        for name, each in EXPERIMENTS.items()
-    }
+    titles = {name: f"[{each.title}](#{anchor(each.title)})" for name, each in EXPERIMENTS.items()}
     return [
         f"- **{'; '.join(dict.fromkeys(claims))}.** {cause.format(**titles)}"
         for cause, claims in found.items()

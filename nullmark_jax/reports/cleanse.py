@@ -12,7 +12,7 @@ from nullmark_jax.reports.table import Table, many, percent
 
 # Of a whole search for one label (`experiments.neural_cleanse.default`).
 _ROUNDS = 100
-# Watermarked models without which nothing found says nothing.
+# Fewer watermarked models than these, without a flag, decide nothing.
 _FEWEST = 3
 
 Record = Mapping[str, Any]
