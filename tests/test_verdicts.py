@@ -14,6 +14,7 @@ from nullmark_jax.experiments import (
     false_positives,
     fine_tuning,
     functionality,
+    gradual,
     null_hiding,
     piracy_cost_tables,
     piracy_tables,
@@ -781,3 +782,31 @@ def test_every_cause_in_the_code_names_experiments_that_there_are():
                 named |= set(re.findall(r"\(?[^({]*\{(\w+)\}\)", node.value))
     assert named >= {"stability", "piracy", "fragility", "gradual"}
     assert named <= set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize(("verified", "agrees"), [(0, None), (1, False)])
+def test_the_earlier_paper_s_own_rise_is_told_from_other_attackers(verified, agrees):
+    """A faster rise that loses null does not say that theirs does; one that keeps it does."""
+
+    def attack(name, way, null, verified):
+        pirate = {"null": null, "wm": null}
+        return {
+            "name": name,
+            "way": way,
+            "models": [{"normal_accuracy": 0.9, "pirate": pirate}],
+            "verified": verified,
+        }
+
+    attacks = [
+        attack("logits, sgd, x", "sgd", 0.7, 0),
+        attack("clipped, sgd, x", "sgd", 0.11, 0),
+        attack("clipped, sgd, y", "sgd", 0.08, verified),
+        attack("clipped, adam, x", "adam", 0.95, 1),
+    ]
+    best, theirs = gradual.verdict({"metrics": {"attacks": attacks}})
+    assert best.agrees is False
+    assert theirs.agrees is agrees
+    assert "of 2 attacks by SGD with the clipped loss" in theirs.text
+    assert f"null ends at 8.00 to 11.00 and the pirate verifies in {verified} of 2." in theirs.text
+    (alone,) = gradual.verdict({"metrics": {"attacks": attacks[:1]}})
+    assert alone.agrees is None
