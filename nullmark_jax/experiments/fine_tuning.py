@@ -46,9 +46,9 @@ OWNER = (("normal_accuracy",), ("owner", "null"), ("owner", "true"), ("owner", "
 
 # The likely cause where a change of the weights takes the mark.
 FRAGILE = (
-    "Lambda enlarges what a change of the weights leaves of the pattern in the features. Tested: changed "
-    "models that lose null embedding at the owner's lambda keep it where the same pattern is shown at lower "
-    "values ({fragility})."
+    "Lambda enlarges what a change of the weights leaves of the pattern. Tested: shown at lower values, the "
+    "owner's pattern is overlooked by changed models that lose it at 2000, and one never embedded is not "
+    "({fragility}); after fine-tuning by Adam this holds for a part of the images only."
 )
 
 

@@ -117,7 +117,8 @@ def curves_figure(
     axes.grid(color="#DDDDDD")
     axes.set_title(title)
     # Long names side by side are wider than the figure.
-    columns = 4 if max(len(line.label) for line in lines) <= 22 else 3
+    longest = max(len(line.label) for line in lines)
+    columns = 4 if longest <= 22 else 3 if longest <= 26 else 2
     shown = len(lines) + 1 + (beside is not None)
     figure.legend(loc="outside lower center", ncols=min(columns, shown))
     return figure
