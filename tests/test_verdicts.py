@@ -446,8 +446,9 @@ def test_another_optimiser_s_or_shorter_students_say_nothing_of_the_paper_s(
     assert finding.agrees is agrees
     assert finding.text.endswith(
         f"here, of {epochs} epochs on 340 images and by {more} more, all by {optimizer}, from {recovered} of "
-        f"1 student of 1 teacher, and from {recovered} of 1 of watermark-free ones."
+        f"1 student of 1 teacher, and of watermark-free ones in {recovered} of 1."
     )
+    assert finding.brief == f"{recovered} of 1, free {recovered} of 1"
 
 
 def test_figure_4_shows_the_paper_s_wm_which_is_below_both_its_parts():

@@ -238,24 +238,27 @@ def verdict(result: Result) -> list[Finding]:
         f"{metrics['epochs']} epochs on {metrics['student_images']} images and by "
         f"{metrics['recovery_epochs']} more, all by {metrics['optimizer']}, "
     )
+    zeros, free_zeros = (
+        [_Recovered(each[kind], zeros=True) for each in metrics["ways"]] for kind in _KINDS
+    )
+    # Earlier results have a draw alone.
+    with_zeros = any(each.records for each in zeros)
     if draws == 1:
         sentence += (
             f"from {sum(each.verified for each in own)} of {many(students, 'student')} of "
             f"{many(teachers, 'teacher')}"
         )
-        if free_students:
-            sentence += f", and from {count(free)} of watermark-free ones"
     else:
         sentence += (
             f"from {many(students, 'student')} of {many(teachers, 'teacher')} in {count(own)} recoveries, "
             f"whose new last layers begin with {draws} draws"
         )
-        zeros, free_zeros = (
-            [_Recovered(each[kind], zeros=True) for each in metrics["ways"]] for kind in _KINDS
-        )
+    if with_zeros:
         sentence += f" (with zeros: {count(zeros)})"
-        if free_students:
-            sentence += f", and of watermark-free ones in {count(free)} ({count(free_zeros)})"
+    if free_students:
+        sentence += f", and of watermark-free ones in {count(free)}"
+        if with_zeros:
+            sentence += f" ({count(free_zeros)})"
     # What another optimiser or fewer epochs do says nothing of theirs.
     asked = (
         metrics["optimizer"] == _PAPERS_OPTIMIZER
@@ -267,8 +270,10 @@ def verdict(result: Result) -> list[Finding]:
         Finding(
             f"{sentence}.",
             every if asked else None,
-            claim="The mark is recovered from every student (later paper)",
-            brief=f"{count(own)}" + f", free {count(free)}" * bool(free_students),
+            claim="The mark is recovered from every student (both papers)",
+            brief=count(own)
+            + f", from zeros {count(zeros)}" * with_zeros
+            + f", free {count(free)}" * bool(free_students),
             cause="Where all layers were fine-tuned, null is lost from whatever start of the new last layer; "
             "where fewer were, the start decides whether true comes back (Traffic, Object). Tested by layers "
             "and by start ({transfer}).",
