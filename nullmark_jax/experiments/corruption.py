@@ -314,9 +314,9 @@ def verdict(result: Result) -> list[Finding]:
                 False if near(changed, before) else None,
                 claim="No retraining changes a leaked mark's label (earlier paper)",
                 brief=f"{len(changed)} of {len(of_label)} attacks do, {len(near(changed, before))} cheaply",
-                cause="The loss or the optimiser, not told apart: on Digit the paper's SGD with the clipped "
-                "loss moves nothing; with logits SGD changes the label at some cost, and Adam at little "
-                "({corruption}).",
+                cause="The loss. With the clipped one, the paper's, no attack on Digit changes the label on "
+                "every model, be it by SGD or Adam; with logits SGD does at some cost, and Adam at little. "
+                "Tested side by side ({corruption}).",
             )
         )
     broken = [each for each in metrics["grid"] if each["verified"] == 0]
