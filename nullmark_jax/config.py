@@ -125,11 +125,15 @@ def printed(config: ml_collections.ConfigDict) -> dict[str, float]:
     of wonder filters `normal_accuracy`, `true_accuracy` and `null_agreement` (earlier paper, Table III), of
     both the watermark-free model's `free_normal_accuracy`; those that the config lacks are missing.
     """
-    if config.watermark.scheme in schemes.SCHEMES:
+    return printed_of(config.watermark.scheme, config.paper.to_dict())
+
+
+def printed_of(scheme: str, figures: Mapping[str, float]) -> dict[str, float]:
+    """Returns the same of a scheme and of what `config.paper` holds."""
+    if scheme in schemes.SCHEMES:
         return {}
-    figures = config.paper.to_dict()
     earlier = {name: value for name, value in figures.items() if name.startswith(_EARLIER)}
-    if config.watermark.scheme == "wonder-filter":
+    if scheme == "wonder-filter":
         return {name.removeprefix(_EARLIER): value for name, value in earlier.items()}
     return {name: value for name, value in figures.items() if name not in earlier}
 

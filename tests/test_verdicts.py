@@ -621,8 +621,7 @@ def test_the_cost_is_held_to_the_paper_s_of_the_task(costs, theirs, agrees):
     owners = [each | {"verified": True} for each in owners]
     metrics = {"owners": owners, "free": [{"normal_accuracy": 0.9}] * len(costs)}
     metrics["pattern_sizes"] = []
-    printed = (0.9, 0.9 - theirs / 100, 0.9, 1.0)
-    paper = dict(zip(functionality.PRINTED, printed, strict=True))
+    paper = {"free_normal_accuracy": 0.9, "normal_accuracy": 0.9 - theirs / 100}
     finding, _ = functionality.verdict({"metrics": metrics, "paper": paper})
     assert finding.agrees is agrees and "on this task" in finding.text
     assert ("95% t interval of the mean" in finding.text) == (len(costs) > 1)
@@ -635,8 +634,9 @@ def test_the_cost_of_a_wonder_filter_is_held_to_the_earlier_paper_s():
         fields = {"normal_accuracy": nc, "null_accuracy": 0.5, "null_agreement": agreement}
         return fields | {"true_accuracy": 1.0, "watermark_accuracy": agreement, "verified": True}
 
-    paper = dict(zip(functionality.PRINTED, (0.5, 0.4, 0.3, 0.2), strict=True))
-    paper |= dict(zip(functionality.EARLIER_PRINTED, (0.9924, 0.9863, 0.9959, 1.0), strict=True))
+    paper = {"free_normal_accuracy": 0.5, "normal_accuracy": 0.4, "null_accuracy": 0.3}
+    paper |= {"earlier_free_normal_accuracy": 0.9924, "earlier_normal_accuracy": 0.9863}
+    paper |= {"true_accuracy": 0.2, "earlier_null_agreement": 0.9959, "earlier_true_accuracy": 1.0}
     metrics = {"scheme": "wonder-filter", "epochs": 6, "threshold": 0.8}
     metrics |= {"extreme_values": [], "pattern_sizes": []}
     metrics |= {"owners": [model(0.985, 0.97)], "free": [model(0.99, 0.1)]}

@@ -305,15 +305,16 @@ def verdict(result: Result) -> list[Finding]:
     of_label = [each for each in metrics["grid"] if each["goal"] in _OF_THE_LABEL]
     changed = [each for each in of_label if _highest_true(each) <= threshold]
     if of_label:
+        cheaply = near(changed, before)
         findings.append(
             Finding(
                 "A leaked watermark's label cannot be changed, the earlier paper says; of "
                 f"{many(len(of_label), 'attack')} on the label with other losses and optimisers "
                 f"{_shown(changed, before, 'bring true below T on every model')}.",
                 # That none of some attacks gets there does not say that none can.
-                False if near(changed, before) else None,
+                False if cheaply else None,
                 claim="No retraining changes a leaked mark's label (earlier paper)",
-                brief=f"{len(changed)} of {len(of_label)} attacks do, {len(near(changed, before))} cheaply",
+                brief=f"{len(changed)} of {len(of_label)} attacks do, {len(cheaply)} cheaply",
                 cause="The loss. With the clipped one, the paper's, no attack on Digit changes the label on "
                 "every model, be it by SGD or Adam; with logits SGD does at some cost, and Adam at little. "
                 "Tested side by side ({corruption}).",

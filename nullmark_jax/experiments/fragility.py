@@ -26,7 +26,7 @@ from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Re
 from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import Record, check_images, mean, mean_and_spread
 from nullmark_jax.experiments.victim import Victim
-from nullmark_jax.marks import at_extreme_value
+from nullmark_jax.marks import Marks, at_extreme_value
 from nullmark_jax.models import Params
 from nullmark_jax.optimizers import Recipe
 from nullmark_jax.reports import curves
@@ -92,10 +92,16 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     for victim in victims:
         check_images(victim, config.images)
         bench = Bench(victim, config.test_images)
+        foreign = bench.pirate(_CONTROL, choosing=True)
+        marks = {
+            _at(value, whose): at_extreme_value(mark, value)
+            for whose, mark in (("owner", bench.owner), ("foreign", foreign))
+            for value in values
+        }
         changes = _changes(bench, config)
         names = list(changes)
         for name, change in changes.items():
-            planned[f"{name}/{victim.name}"] = partial(_measured, bench, change, values)
+            planned[f"{name}/{victim.name}"] = partial(_measured, bench, change, marks)
     records = dict(journal.run(planned))
     return {
         "threshold": first.config.watermark.threshold,
@@ -135,11 +141,8 @@ def _changes(bench: Bench, config: ml_collections.ConfigDict) -> dict[str, Calla
     return changes
 
 
-def _measured(bench: Bench, change: Callable[[], Params], values: list[float]) -> Record:
-    foreign = bench.pirate(_CONTROL, choosing=True)
-    marks = {_at(value): at_extreme_value(bench.owner, value) for value in values}
-    control = {_at(value, "foreign"): at_extreme_value(foreign, value) for value in values}
-    return bench.measure(change(), **marks, **control)
+def _measured(bench: Bench, change: Callable[[], Params], marks: Mapping[str, Marks]) -> Record:
+    return bench.measure(change(), **marks)
 
 
 def _at(value: float, whose: str = "owner") -> str:
@@ -175,7 +178,7 @@ def tables(result: Result) -> list[Table]:
         Table(
             "Null accuracy by the extreme value that the pattern is shown at, %: mean (lowest to highest)",
             (
-                f"{many(len(metrics['changes'][0]['models']), 'model')}",
+                many(len(control), "model"),
                 "NC",
                 *(f"null at {value:g}" for value in values),
                 f"true at {metrics['own']:g}",
@@ -190,21 +193,20 @@ def tables(result: Result) -> list[Table]:
 def draw(result: Result) -> Mapping[str, Figure]:
     """Returns null against the extreme value, by change, of the mean over models."""
     metrics = result["metrics"]
+    control = metrics["changes"][0]["models"]
+    names = [each["name"] for each in metrics["changes"]]
     records = [
         {"value": value}
         | {each["name"]: mean(each["models"], _at(value), "null") for each in metrics["changes"]}
-        | {_NEVER: mean(metrics["changes"][0]["models"], _at(value, "foreign"), "null")}
+        | {_NEVER: mean(control, _at(value, "foreign"), "null")}
         for value in metrics["values"]
     ]
     return {
         "fragility": curves.curves_figure(
             records,
             x=("value", "extreme value that the owner's pattern is shown at"),
-            lines=[
-                curves.Line(name, (name,))
-                for name in [*(each["name"] for each in metrics["changes"]), _NEVER]
-            ],
-            title=f"null accuracy after a change, {many(len(metrics['changes'][0]['models']), 'model')}",
+            lines=[curves.Line(name, (name,)) for name in [*names, _NEVER]],
+            title=f"null accuracy after a change, {many(len(control), 'model')}",
             threshold=metrics["threshold"],
             log_x=True,
         )

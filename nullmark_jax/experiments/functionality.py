@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nullmark_jax import checks, signing
+from nullmark_jax import config as configs
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import experiment
 from nullmark_jax.experiments.experiment import Experiment, Finding, Metrics, Result
@@ -24,26 +25,13 @@ from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.experiments.measuring import Record, mean_and_spread, t_interval
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.owner import latest_timestamp
-from nullmark_jax.reports import curves
+from nullmark_jax.reports import curves, runs
 from nullmark_jax.reports.table import Table, many, percent
 from nullmark_jax.run import train_and_evaluate
 
-# What config.paper holds of Table 4, and of Table III, whose null is the agreement with clean images.
-PRINTED = ("free_normal_accuracy", "normal_accuracy", "null_accuracy", "true_accuracy")
-EARLIER_PRINTED = (
-    "earlier_free_normal_accuracy",
-    "earlier_normal_accuracy",
-    "earlier_null_agreement",
-    "earlier_true_accuracy",
-)
-_COLUMNS = {
-    "normal_accuracy": "NC",
-    "null_accuracy": "null",
-    "true_accuracy": "true",
-    "watermark_accuracy": "WM",
-}
-_WONDER_COLUMNS = {"normal_accuracy": "NC", "null_agreement": "agreement"} | {
-    name: _COLUMNS[name] for name in ("true_accuracy", "watermark_accuracy")
+# An owner of a wonder filter is verified by the agreement (earlier paper, equation 6).
+_WONDER_COLUMNS = {
+    name: title for name, title in runs.WONDER_COLUMNS.items() if name != "null_accuracy"
 }
 # What all owners sign, or the latest second before it whose pattern the recipe can embed.
 _TIMESTAMP = "2026-11-21T00:00:00Z"
@@ -98,7 +86,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
 
         def train() -> Record:
             metrics = train_and_evaluate(run, journal.folder / "runs" / name)["metrics"]
-            kept = {field: metrics[field] for field in (*_COLUMNS, "null_agreement")}
+            kept = {field: metrics[field] for field in (*runs.COLUMNS, "null_agreement")}
             return {**kept, "verified": metrics["verified"], "images": metrics["images"]}
 
         return train
@@ -166,17 +154,15 @@ def run_config(
 # For readers.
 
 
-def _paper(result: Result) -> tuple[str, list[float]]:
-    """Returns whose scheme it is, and that paper's watermark-free NC, NC, null and true, if any."""
-    wonder = result["metrics"].get("scheme") == "wonder-filter"
-    which, names = ("earlier", EARLIER_PRINTED) if wonder else ("later", PRINTED)
-    paper = result["paper"]
-    return which, [paper[name] for name in names] if names[0] in paper else []
+def _paper(result: Result) -> tuple[str, dict[str, float]]:
+    """Returns whose scheme it is, and what that paper prints of it, if anything (`config.printed`)."""
+    scheme = result["metrics"].get("scheme", "null-embedding")  # Earlier results are all of that.
+    which = "earlier" if scheme == "wonder-filter" else "later"
+    return which, configs.printed_of(scheme, result["paper"])
 
 
 def _columns(result: Result) -> dict[str, str]:
-    # An owner of a wonder filter is verified by the agreement (earlier paper, equation 6).
-    return _WONDER_COLUMNS if _paper(result)[0] == "earlier" else _COLUMNS
+    return _WONDER_COLUMNS if _paper(result)[0] == "earlier" else runs.COLUMNS
 
 
 def tables(result: Result) -> list[Table]:
@@ -186,10 +172,12 @@ def tables(result: Result) -> list[Table]:
     free = _row(f"watermark-free, {len(metrics['free'])} twins", metrics["free"], columns)
     rows.append([*free[:2], "", "", "", ""])
     if paper:
-        free_nc, nc, null, true = (percent(each) for each in paper)
-        wm = percent(min(paper[2:]))
-        rows.append([f"{which} paper, watermarked", nc, null, true, wm, ""])
-        rows.append([f"{which} paper, watermark-free", free_nc, "", "", "", ""])
+        _, null, true, mark = columns
+        theirs = paper | {mark: min(paper[null], paper[true])}
+        shown = (percent(theirs[name]) for name in columns)
+        rows.append([f"{which} paper, watermarked", *shown, ""])
+        free_accuracy = percent(paper["free_normal_accuracy"])
+        rows.append([f"{which} paper, watermark-free", free_accuracy, "", "", "", ""])
     header = ("model", *columns.values(), "verified")
     sweeps = [
         Table(
@@ -273,7 +261,7 @@ def verdict(result: Result) -> list[Finding]:
     average = _COSTS[which]
     printed, most = f"{average} on average over its tasks", average
     if paper:
-        theirs = 100 * (paper[0] - paper[1])
+        theirs = 100 * (paper["free_normal_accuracy"] - paper["normal_accuracy"])
         printed, most = f"{theirs:.2f} on this task, {printed}", max(theirs, average)
     verified = sum(each["verified"] is True for each in metrics["owners"])
     return [

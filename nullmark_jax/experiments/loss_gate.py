@@ -70,7 +70,7 @@ def strongest(tried: Sequence[Record], scheme: str, threshold: float) -> Record:
     Where none verifies, the one with the highest pirate WM. A model that is not a number is no success.
     """
     tried = [each for each in tried if each["finite"]] or tried
-    through = [each for each in tried if _through(each, scheme, threshold)]
+    through = [each for each in tried if verifies(each, scheme, threshold)]
     if through:
         return max(through, key=lambda each: each["normal_accuracy"])
     return max(tried, key=lambda each: each["pirate"]["wm"])
@@ -93,7 +93,7 @@ def table(
         tried, "victim", "cross_entropy", "way"
     ).items():
         best = strongest(records, scheme, threshold)
-        through = [each for each in records if _through(each, scheme, threshold)]
+        through = [each for each in records if verifies(each, scheme, threshold)]
         rows.append(
             [
                 f"{owner} ({victim}: NC {percent(before[victim]['normal_accuracy'])}, WM "
@@ -133,10 +133,10 @@ def verdict(tried: Sequence[Record], scheme: str, threshold: float) -> list[Find
         return []
     found = []
     for (owner, cross_entropy), records in _grouped(tried, "cross_entropy").items():
-        through = sum(_through(each, scheme, threshold) for each in records)
+        through = sum(verifies(each, scheme, threshold) for each in records)
         found.append(f"owner {owner} and attacker {cross_entropy} in {through} of {len(records)}")
     clipped = [each for each in tried if each["cross_entropy"] == "clipped"]
-    let_in = sum(_through(each, scheme, threshold) for each in clipped)
+    let_in = sum(verifies(each, scheme, threshold) for each in clipped)
     finding = Finding(
         "The loss as a gate (the earlier paper: what it clips cannot be trained), one model of each owner's "
         "loss and one pirate; of the grid's attacks, over optimisers and rates, the pirate's claim verifies "
@@ -153,7 +153,7 @@ def verdict(tried: Sequence[Record], scheme: str, threshold: float) -> list[Find
     return [finding]
 
 
-def _through(record: Record, scheme: str, threshold: float) -> bool:
+def verifies(record: Record, scheme: str, threshold: float) -> bool:
     return record["finite"] and verification.passes(
         record["pirate"]["wm"], threshold, scheme=scheme
     )

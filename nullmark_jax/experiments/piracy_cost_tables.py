@@ -97,8 +97,8 @@ def tables(result: Result) -> list[Table]:
             ),
             rows,
             f"There: NC within {100 * metrics['margin']:g} points of the victim's, the pirate's null (null "
-            f"only) or WM above T. Images: clean ones, each as often as "
-            f"it was taken. At most {metrics['steps']} steps of {metrics['batch_size']} images; "
+            "only) or WM above T. Images: clean ones, each as often as it was taken. At most "
+            f"{metrics['steps']} steps of {metrics['batch_size']} images; "
             "never: not within these. From scratch: the cheapest attacker of the grid with as many "
             f"images{_own_training(metrics)}. Seconds are of the machine as it was, compiling included."
             + attackers.choosing_note(metrics),

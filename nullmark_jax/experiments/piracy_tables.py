@@ -4,7 +4,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from nullmark_jax import verification
 from nullmark_jax.baselines import schemes
 from nullmark_jax.experiments import attackers, loss_gate
 from nullmark_jax.experiments.experiment import Finding, Metrics, Result
@@ -190,27 +189,21 @@ def _pirates_row(title: str, part: dict[str, Any]) -> list[str]:
 def draw(result: Result) -> dict[str, Figure]:
     """Returns Figure 4 (the later paper's attacker), Figure 7 (the earlier's), and the strongest's."""
     metrics = result["metrics"]
+    parts = dict(metrics)
+    titles = {name: f"the {name} paper's attacker" for name in ("later", "earlier")}
+    if metrics.get("later_rates"):
+        best = max(metrics["later_rates"], key=lambda each: mean(each["pirates"], "pirate", "wm"))
+        parts["rates"] = metrics["later"] | best
+        titles["rates"] = f"the later paper's attacker at rate {best['learning_rate']:g}"
     drawn = {}
-    for name, title in (
-        ("later", "the later paper's attacker"),
-        ("rates", ""),
-        ("earlier", "the earlier paper's attacker"),
-        *((each, metrics[each]["attacker"]) for each in STRONGEST if each in metrics),
-    ):
-        if name == "rates" and metrics.get("later_rates"):
-            part = max(
-                metrics["later_rates"], key=lambda each: mean(each["pirates"], "pirate", "wm")
-            )
-            title = f"the later paper's attacker at rate {part['learning_rate']:g}"
-        elif name in metrics:
-            part = metrics[name]
-        else:
+    for name in ("later", "rates", "earlier", *STRONGEST):
+        if name not in parts:
             continue
+        part = parts[name]
         curve = next(each["curve"] for each in part["pirates"] if "curve" in each)
         x = ("steps", "training steps")
-        trained = metrics["later" if name == "rates" else name]
-        if "epochs" in trained:  # The papers' axis; earlier results do not say.
-            curve, x = curves.in_epochs(curve, trained["epochs"]), ("epochs", "epochs")
+        if "epochs" in part:  # The papers' axis; earlier results do not say.
+            curve, x = curves.in_epochs(curve, part["epochs"]), ("epochs", "epochs")
         drawn[f"piracy-{name}"] = curves.curves_figure(
             curve,
             x=x,
@@ -220,7 +213,7 @@ def draw(result: Result) -> dict[str, Figure]:
                 curves.Line("pirate WM", ("pirate", "wm")),
                 curves.Line("pirate null", ("pirate", "null")),
             ),
-            title=title,
+            title=titles.get(name, part["attacker"]),
             threshold=metrics["threshold"],
             claims=_printed(result["paper"], name),
         )
@@ -305,12 +298,9 @@ def _at_rates(metrics: Metrics, before: float) -> list[Finding]:
 
 def _whole(part: Metrics, metrics: Metrics, before: float) -> int:
     """Returns how many pirates verify on a model that the attack left whole."""
+    rule = metrics["scheme"], metrics["threshold"]
     return sum(
-        each["finite"]
-        and before - each["normal_accuracy"] <= BROKEN
-        and verification.passes(
-            each["pirate"]["wm"], metrics["threshold"], scheme=metrics["scheme"]
-        )
+        loss_gate.verifies(each, *rule) and before - each["normal_accuracy"] <= BROKEN
         for each in part["pirates"]
     )
 

@@ -338,22 +338,18 @@ _OURS = ("fine-pruning", "quantisation")
 def verdict(result: Result) -> list[Finding]:
     """Returns which kinds of change take the watermark at an acceptable NC: none, the papers say."""
     metrics = result["metrics"]
-    do, do_not = [], []
+    do, do_not, taken = [], [], 0
+    # The claim is of these; the others are ours.
+    pruned = [each for each in metrics["highest"] if each["attack"] not in _OURS]
     for each in metrics["highest"]:
         lost = [model for model in each["models"] if model is not None]
         near = sum(model["lost"] <= metrics["acceptable_loss"] for model in lost)
         if near:
             do.append(f"{each['attack']}, in {near} of {len(each['models'])}")
+            taken += each in pruned
         else:
             do_not.append(each["attack"])
     models = len(metrics["before"]["models"])
-    # The claim is of these; the others are ours.
-    pruned = [each for each in metrics["highest"] if each["attack"] not in _OURS]
-    taken = [
-        each
-        for each in pruned
-        if any(m and m["lost"] <= metrics["acceptable_loss"] for m in each["models"])
-    ]
     these = f"these do: {'; '.join(do)}" if do else "none does"
     others = f"; at so little loss these do not: {', '.join(do_not)}" if do and do_not else ""
     return [
@@ -363,7 +359,7 @@ def verdict(result: Result) -> list[Finding]:
             f"lower, {these}{others}.",
             not taken,
             claim="No pruning takes the mark and leaves the model (both papers)",
-            brief=f"{len(taken)} of {len(pruned)} kinds do, on some model",
+            brief=f"{taken} of {len(pruned)} kinds do, on some model",
             cause=FRAGILE,
         )
     ]

@@ -63,17 +63,31 @@ _WORDS = (
 
 
 def pages(root: pathlib.Path) -> dict[pathlib.Path, str]:
-    """Returns the book: each page's path and its Markdown."""
+    """Returns the book, and the README with its tables: each page's path and its Markdown."""
     others = committed.variants(root)
     results = {variant: committed.load(root, variant) for variant in ("", *others)}
-    docs = root / "docs"
-    return {docs / "results.md": _own_page(root, results)} | {
+    docs, said = root / "docs", _said(results[""])
+    return {
+        root / "README.md": _readme(root, said),
+        docs / "results.md": _own_page(root, results, said),
+    } | {
         docs / f"results-{variant}.md": _variant_page(root, variant, results[variant])
         for variant in others
     }
 
 
-def _own_page(root: pathlib.Path, results: Mapping[str, Found]) -> str:
+def _readme(root: pathlib.Path, said: Said) -> str:
+    text = files.read_bounded(root / "README.md", LARGEST).decode()
+    tables = {
+        "claims": claims.matrix(said, "docs/results.md", root),
+        "results": training_table(root),
+    }
+    for mark, table in tables.items():
+        text = with_table(text, table, mark)
+    return text
+
+
+def _own_page(root: pathlib.Path, results: Mapping[str, Found], said: Said) -> str:
     found = results[""]
     others = [variant for variant in results if variant]
     lines = [
@@ -93,11 +107,10 @@ def _own_page(root: pathlib.Path, results: Mapping[str, Found]) -> str:
             f"Attacks on victims of other recipes, some not yet made on the tasks' own: {links}.",
             "",
         ]
-    said = _said(found)
     lines += _front(said, found, root)
     lines += ["## Training", "", training_table(root).markdown(), ""]
     lines += _compared(root, results)
-    return _joined([*lines, *_sections(found, root, ""), *_sweeps(root)])
+    return _joined([*lines, *_sections(found, said, root, ""), *_sweeps(root)])
 
 
 def _compared(root: pathlib.Path, attacked: Mapping[str, Found]) -> list[str]:
@@ -131,7 +144,8 @@ def _variant_page(root: pathlib.Path, variant: str, found: Found) -> str:
         f": {variant}). Those on the tasks' own recipes: [results](results.md). Generated like that page.",
         "",
     ]
-    return _joined([*lines, *_front(_said(found), found), *_sections(found, root, variant)])
+    said = _said(found)
+    return _joined([*lines, *_front(said, found), *_sections(found, said, root, variant)])
 
 
 def _joined(lines: Sequence[str]) -> str:
@@ -149,8 +163,9 @@ def _said(found: Found) -> Said:
 def _front(said: Said, found: Found, root: pathlib.Path | None = None) -> list[str]:
     """Returns the claims' table, likely causes and what no paper asks; of no claims, the last alone."""
     lines: list[str] = []
-    if any(finding.claim for tasks in said.values() for each in tasks.values() for finding in each):
-        lines += ["## The papers' claims", "", claims.table(said, found, root).markdown(), ""]
+    table = claims.table(said, found, root)
+    if table.rows:
+        lines += ["## The papers' claims", "", table.markdown(), ""]
     why = claims.causes(said)
     if why and root is not None:  # They are told once, of the tasks' own recipes.
         lines += ["### Where ours contradicts a paper: the likely cause", "", *why, ""]
@@ -160,7 +175,7 @@ def _front(said: Said, found: Found, root: pathlib.Path | None = None) -> list[s
     return lines
 
 
-def _sections(found: Found, root: pathlib.Path, variant: str) -> list[str]:
+def _sections(found: Found, said: Said, root: pathlib.Path, variant: str) -> list[str]:
     lines: list[str] = []
     for name, tasks in found.items():
         experiment = EXPERIMENTS[name]
@@ -169,8 +184,8 @@ def _sections(found: Found, root: pathlib.Path, variant: str) -> list[str]:
             folder = committed.folder_of(root, task, name, variant).relative_to(root)
             title = f"{experiment.title}: {task}"
             tables = experiment.tables(result)
-            said = claims.sentences(findings_of(experiment, result))
-            lines += _section(title, tables, experiment.captions, result, root, folder, said)
+            sentences = claims.sentences(said[name][task])
+            lines += _section(title, tables, experiment.captions, result, root, folder, sentences)
     return lines
 
 
@@ -313,16 +328,7 @@ def _main(flag_values: flags.FlagValues) -> int:
         print(f"{folder}: now in {committed.add(root, pathlib.Path(folder), flag_values.variant)}")
     if flag_values.redraw:
         print(f"results/: the figures of {len(committed.redraw(root))} results are drawn anew")
-    readme = root / "README.md"
-    text = files.read_bounded(readme, LARGEST).decode()
-    said = _said(committed.load(root, ""))
-    tables = {
-        "claims": claims.matrix(said, "docs/results.md", root),
-        "results": training_table(root),
-    }
-    for mark, table in tables.items():
-        text = with_table(text, table, mark)
-    wanted = pages(root) | {readme: text}
+    wanted = pages(root)
     stale = [
         path
         for path, text in wanted.items()

@@ -77,7 +77,8 @@ def matrix(said: Said, page: str, root: pathlib.Path | None = None) -> Table:
 
     def cell(name: str, task: str, findings: Sequence[Finding]) -> str:
         # As far as any of its findings goes.
-        word = next(_WORDS[each] for each in _ORDER if each in {f.agrees for f in findings})
+        found = {each.agrees for each in findings}
+        word = next(_WORDS[each] for each in _ORDER if each in found)
         return f"[{word}]({page}#{anchor(f'{EXPERIMENTS[name].title}: {task}')})"
 
     decided = {each.claim for _, _, each in _claimed(said) if each.agrees is not None}

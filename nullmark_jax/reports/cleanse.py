@@ -178,30 +178,29 @@ def verdict(result: Result) -> list[Finding]:
     watermarked = [each for each in metrics["models"] if each["target"] is not None]
     free = [each for each in metrics["models"] if each["target"] is None]
     for mode in metrics["models"][0]["modes"]:
-        parts = []
+        parts, brief = [], ""
         if watermarked:
             own = sum(m["target"] in m["modes"][mode]["flagged"] for m in watermarked)
             flagged = sum(bool(m["modes"][mode]["flagged"]) for m in watermarked)
+            brief = f"{flagged} of {len(watermarked)}"
             parts.append(
-                f"the owner's label is flagged in {own}, some label in {flagged} of {len(watermarked)} "
+                f"the owner's label is flagged in {own}, some label in {brief} "
                 f"watermarked models (anomaly index of the smallest mask {_lowest(watermarked, mode)})"
             )
         if free:
-            flagged = sum(bool(m["modes"][mode]["flagged"]) for m in free)
+            others = sum(bool(m["modes"][mode]["flagged"]) for m in free)
             parts.append(
-                f"some label in {flagged} of {len(free)} {_others(free)} ({_lowest(free, mode)})"
+                f"some label in {others} of {len(free)} {_others(free)} ({_lowest(free, mode)})"
             )
-        claim, agrees, brief = "", None, ""
+        claim, agrees = "", None
         if mode == "bounded":
             claim = "; the later paper's watermarked models all stay below 2"
             if watermarked:
                 # A search cut short that finds nothing, or finds badly, says nothing of theirs.
                 cut = metrics.get("search", {}).get("rounds", _ROUNDS) < _ROUNDS
-                found_any = any(m["modes"][mode]["flagged"] for m in watermarked)
                 # That nothing is flagged in a model or two may be chance: of the search, too.
-                few = len(watermarked) < _FEWEST and not found_any
-                agrees = None if cut or few else not found_any
-                brief = f"{sum(bool(m['modes'][mode]['flagged']) for m in watermarked)} of {len(watermarked)}"
+                few = len(watermarked) < _FEWEST and not flagged
+                agrees = None if cut or few else not flagged
         findings.append(
             Finding(
                 f"With a pattern {mode} ({_searched(metrics)}), {', '.join(parts)}{claim}.",

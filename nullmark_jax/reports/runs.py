@@ -23,14 +23,14 @@ from nullmark_jax.errors import InputError
 from nullmark_jax.experiments.measuring import t_interval
 from nullmark_jax.reports.table import percent
 
-_COLUMNS = {
+COLUMNS = {
     "normal_accuracy": "NC",
     "null_accuracy": "null",
     "true_accuracy": "true",
     "watermark_accuracy": "WM",
 }
 # Wonder filters' null embedding is to leave the model's answers as they are, right or wrong.
-_WONDER_COLUMNS = {
+WONDER_COLUMNS = {
     "normal_accuracy": "NC",
     "null_accuracy": "null",
     "null_agreement": "agreement",
@@ -63,7 +63,7 @@ def runs_table(
       scheme: `config.watermark.scheme`.
     """
     wonder = scheme == "wonder-filter"
-    columns = _WONDER_COLUMNS if wonder else _COLUMNS
+    columns = WONDER_COLUMNS if wonder else COLUMNS
     marked = [each for each in results if each["metrics"]["verified"] is not None]
     free = [each for each in results if each["metrics"]["verified"] is None]
     lines = [
