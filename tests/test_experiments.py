@@ -8,14 +8,17 @@ import shutil
 
 import pytest
 
-from nullmark_jax import files
+from nullmark_jax import batches, files
+from nullmark_jax import config as configs
 from nullmark_jax.attacks import pruning
+from nullmark_jax.attacks.extraction import Thief, make_extraction
 from nullmark_jax.attacks.retraining import Adversary
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import examination_tables, experiment
 from nullmark_jax.experiments.bench import Bench
 from nullmark_jax.experiments.catalogue import EXPERIMENTS
 from nullmark_jax.experiments.late_marks import Pirate
+from nullmark_jax.experiments.measuring import derived_seed
 from nullmark_jax.experiments.victim import load_victims
 from nullmark_jax.main import main
 from nullmark_jax.optimizers import Recipe
@@ -102,6 +105,29 @@ def test_a_watermark_free_model_is_examined_with_a_late_mark_of_the_first_copy_s
     assert marks == [["owner"], ["owner", "pirate"], ["pirate"]]
     copy, late = models[pirate][0], models[f"{examination_tables.LATE}{pirate}"][0]
     assert copy["seed"] == late["seed"]
+
+
+def test_a_control_of_extraction_is_trained_on_true_labels(done, runs):
+    _, result = done("extraction")
+    (victim,) = load_victims([str(runs / "marked")], task="quickstart")
+    bench = Bench(victim, 100)
+    seed = derived_seed(0, "thief", 0, 0)
+    images, labels = bench.images(129, seed)
+    config = victim.config
+    thief = Thief(
+        configs.recipe(config),
+        60,
+        config.batch_size,
+        config.weight_standardization,
+        batches.Augmentation(**config.augmentation),
+    )
+    shape = tuple(config.data.input_shape)
+    train = make_extraction(victim.model, thief, "label", input_shape=shape)
+    expected = bench.measure(train(images, labels, seed), owner=bench.owner)
+    controls = result["metrics"]["controls"]
+    assert [each["images"] for each in controls] == [129, 1294]
+    (control,) = controls[0]["models"]
+    assert control["labels_seen"] == 10 and expected.items() <= control.items()
 
 
 # Those that keep something beside their journal's records; of the journal itself: test_experiment.py.

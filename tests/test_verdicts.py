@@ -206,6 +206,43 @@ def test_watermarks_that_did_not_leak_are_to_serve(kept, normal_accuracy, agrees
     assert f"{taken} {int(agrees is False)} take all the others" in finding.text
 
 
+def test_why_hidden_watermarks_fail_is_told_by_a_lower_lambda_and_by_a_control():
+    attack = attacked(0.9, 0, hidden=2, hidden_verified=1)
+    lost, kept = (
+        {**attack["models"][0], "hidden_1": found(1.0, own), "lowered_1": found(1.0, lower)}
+        for own, lower in ((0.1, 0.7), (0.9, 0.95))
+    )
+    grid = [{**attack, "models": [lost, kept]}]
+    control = attacked(0.9, 2, hidden=2, hidden_verified=2)
+    parts = {"before": attacked(0.9, 2), "earlier": attacked(0.9, 2, hidden=2, hidden_verified=2)}
+    metrics = {
+        "attacker": "x",
+        "images": 5000,
+        "epochs": 20,
+        "threshold": 0.8,
+        "lower": 100.0,
+        **parts,
+    }
+    metrics |= {"grid": grid, "controls": [control], "steps": 300}
+    finding = corruption.verdict({"metrics": metrics})[-1]
+    assert finding.agrees is None and not finding.claim
+    assert finding.text == (
+        "Of the 1 hidden watermarks that fail after these attacks null is 10.00 at the owner's lambda and "
+        "70.00 shown at 100. After the same training without the leaked watermark 2 of 2 verify."
+    )
+    (table,) = corruption.tables({"metrics": metrics, "paper": {}})
+    rows = {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
+    assert rows["no mark: at 0.9"]["hidden verified"] == "2 of 2"
+    shown = rows["relabel: at 0.9"]
+    assert shown["hidden null"] == "50.00 (10.00 to 90.00)"
+    assert shown["hidden null at 100"] == "82.50 (70.00 to 95.00)"
+    # Earlier results have no controls, nor one at a lower lambda.
+    del metrics["controls"], lost["lowered_1"], kept["lowered_1"]
+    assert corruption.verdict({"metrics": metrics})[-1].claim
+    (table,) = corruption.tables({"metrics": metrics, "paper": {}})
+    assert "no mark: at 0.9" not in [row[0] for row in table.rows]
+
+
 def hiding(hidden, recovered, *, loss=None):
     """A hiding of two models' null, and a recovery, whose true is gone."""
     part = {
@@ -404,6 +441,18 @@ def test_how_many_images_a_substitute_of_the_same_accuracy_takes(substitutes, st
     assert (first.agrees, bool(first.claim)) == (agrees, True)
     assert shown in first.text and "victim's NC 95.00% (95% interval from 93.46)" in first.text
     assert not any(each.claim for each in others)
+
+
+def test_what_the_victim_s_answers_add_to_their_images():
+    result = queried((100, 0.9), (500, 0.935))
+    control = {"source": "task", "answers": "true labels", "images": 500}
+    substitute = result["metrics"]["substitutes"][1]["models"][0]
+    alone = {**substitute, "normal_accuracy": 0.94}
+    result["metrics"]["controls"] = [{**control, "models": [alone]}]
+    assert extraction.verdict(result)[1].text == (
+        "Whether the victim is what they learn from: NC by its answers, and by the true labels of the same "
+        "images. 500 images: label 93.50, 94.00 without the victim."
+    )
 
 
 def test_of_other_images_alone_the_same_accuracy_is_not_asked():

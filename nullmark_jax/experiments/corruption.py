@@ -4,7 +4,8 @@
         --victim=RUN [--victim=RUN ...] --workdir=OUT
 
 Earlier paper, Table VIII (another target label, 20 epochs); later paper, section 6.3 (of several
-watermarks one leaks; are the others verified afterwards?). Then other goals, losses and optimisers.
+watermarks one leaks; are the others verified afterwards?). Then other goals, losses and optimisers, and
+beside each the same training without the leaked watermark, as a control.
 """
 
 import sys
@@ -36,6 +37,7 @@ from nullmark_jax.experiments.measuring import (
     passes,
 )
 from nullmark_jax.experiments.victim import Victim
+from nullmark_jax.marks import at_extreme_value
 from nullmark_jax.reports import curves
 from nullmark_jax.reports.table import Table, beside_papers, many, percent
 
@@ -44,6 +46,8 @@ PRINTED = ("normal_accuracy", "true_accuracy", "null_agreement")
 _PAPERS_EPOCHS = 20  # Of its attack.
 # Those of `GOALS` that are to change what true copies are taken for.
 _OF_THE_LABEL = ("relabel", "unlearn")
+# At which hidden watermarks are shown as well: is what fails at the owner's lambda unlearned, or enlarged?
+_LOWER = 100.0
 
 
 def default() -> ml_collections.ConfigDict:
@@ -96,11 +100,14 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         planned[f"earlier/{victim.name}"] = _corrupted(
             bench, "relabel", adversary, config, images=config.earlier.images
         )
-        for goal in config.goals:
-            for attacker in grid:
-                adversary = attacker.adversary(
-                    steps=config.grid.steps, batch_size=config.grid.batch_size
-                )
+        for attacker in grid:
+            adversary = attacker.adversary(
+                steps=config.grid.steps, batch_size=config.grid.batch_size
+            )
+            planned[f"control: {attacker.name}/{victim.name}"] = _control(
+                bench, adversary, config, images=attacker.images
+            )
+            for goal in config.goals:
                 planned[f"{goal}: {attacker.name}/{victim.name}"] = _corrupted(
                     bench, goal, adversary, config, images=attacker.images
                 )
@@ -109,7 +116,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
 
     def part(prefix: str) -> Metrics:
         found = [record for name, record in records.items() if name.startswith(prefix)]
-        hidden = [mark for record in found for name, mark in record.items() if _is_hidden(name)]
+        hidden = _hidden(found)
         return {
             "models": found,
             "verified": sum(passes(record["leaked"], first) for record in found),
@@ -125,6 +132,10 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         "steps": config.grid.steps,
         "before": part("before/"),
         "earlier": part("earlier/"),
+        "lower": _LOWER,
+        "controls": [
+            {"name": attacker.name, **part(f"control: {attacker.name}/")} for attacker in grid
+        ],
         "grid": [
             {"goal": goal, "name": attacker.name, **part(f"{goal}: {attacker.name}/")}
             for goal in config.goals
@@ -133,8 +144,9 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     }
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith("hidden_")
+def _hidden(models: list[Record], prefix: str = "hidden_") -> list[Record]:
+    """Returns what was measured of each hidden watermark of each model; as "lowered_" at `_LOWER`."""
+    return [mark for model in models for name, mark in model.items() if name.startswith(prefix)]
 
 
 def _marks(bench: Bench) -> dict[str, Watermark]:
@@ -143,7 +155,12 @@ def _marks(bench: Bench) -> dict[str, Watermark]:
         jax.tree.map(lambda leaf, i=index: np.asarray(leaf)[i : i + 1], bench.watermarks)
         for index in range(len(bench.watermarks.target_label))
     ]
-    return {"leaked": each[0]} | {f"hidden_{i}": mark for i, mark in enumerate(each) if i}
+    hidden = dict(enumerate(each[1:], 1))
+    return (
+        {"leaked": each[0]}
+        | {f"hidden_{i}": mark for i, mark in hidden.items()}
+        | {f"lowered_{i}": at_extreme_value(mark, _LOWER) for i, mark in hidden.items()}
+    )
 
 
 def _before(bench: Bench) -> Callable[[], Record]:
@@ -178,6 +195,13 @@ def _corrupted(
     return attack
 
 
+def _control(
+    bench: Bench, adversary: Adversary, config: ml_collections.ConfigDict, *, images: int
+) -> Callable[[], Record]:
+    clean = adversary._replace(inject_ratio=0.0)
+    return lambda: bench.attack(clean, images=images, seed=config.seed, marks=_marks(bench)).record
+
+
 # For readers.
 
 
@@ -190,7 +214,11 @@ def tables(result: Result) -> list[Table]:
     ]
     if "true_accuracy" in paper:
         printed = [percent(paper[name]) for name in PRINTED]
-        rows.append(["as the earlier paper has it", printed[0], "", printed[2], printed[1], "", ""])
+        rows.append(
+            ["as the earlier paper has it", printed[0], "", printed[2], printed[1], *[""] * 4]
+        )
+    # Earlier results have no controls.
+    rows += [_row(f"no mark: {each['name']}", each) for each in metrics.get("controls", ())]
     rows += [_row(f"{each['goal']}: {each['name']}", each) for each in metrics["grid"]]
     return [
         Table(
@@ -202,12 +230,15 @@ def tables(result: Result) -> list[Table]:
                 "leaked null agreement",
                 "leaked true",
                 "leaked verified",
+                "hidden null",
+                f"hidden null at {_LOWER:g}",
                 "hidden verified",
             ),
             rows,
-            "relabel gives the true copies another label, unlearn the image's own; break-null gives "
-            f"the null copies one fixed label. All but the paper's train {metrics['steps']} steps. The "
-            "earlier paper names no optimiser; its attacker here has the later paper's.",
+            "no mark: the same training on the images alone. relabel gives the true copies another label, "
+            "unlearn the image's own; break-null gives the null copies one fixed label. Hidden watermarks "
+            f"did not leak. All but the paper's train {metrics['steps']} steps. The earlier paper names no "
+            "optimiser; its attacker here has the later paper's.",
         )
     ]
 
@@ -226,6 +257,10 @@ def _row(name: str, part: Metrics) -> list[str]:
             )
         ),
         f"{part['verified']} of {len(models)}",
+        *(
+            mean_and_spread(marks, "null") if marks else ""
+            for marks in (_hidden(models), _hidden(models, "lowered_"))
+        ),
         f"{part['hidden_verified']} of {part['hidden']}" if part["hidden"] else "none is embedded",
     ]
 
@@ -349,7 +384,27 @@ def verdict(result: Result) -> list[Finding]:
                 "is enlarged by lambda in the other.",
             )
         )
-    return findings
+    return findings + _why_hidden_fail(metrics, parts)
+
+
+def _why_hidden_fail(metrics: Metrics, parts: list[Record]) -> list[Finding]:
+    """Returns whether hidden watermarks that fail are there at a lower lambda, and fail unattacked, too."""
+    models = [model for part in parts for model in part["models"]]
+    both = zip(_hidden(models), _hidden(models, "lowered_"), strict=False)
+    lost = [pair for pair in both if pair[0]["wm"] <= metrics["threshold"]]
+    controls = metrics.get("controls", ())  # Earlier results have none, nor what is lowered.
+    hidden = sum(each["hidden"] for each in controls)
+    if not lost or not hidden:
+        return []
+    own, lower = ([pair[which] for pair in lost] for which in (0, 1))
+    return [
+        Finding(
+            f"Of the {len(lost)} hidden watermarks that fail after these attacks null is "
+            f"{mean_and_spread(own, 'null')} at the owner's lambda and {mean_and_spread(lower, 'null')} "
+            f"shown at {metrics['lower']:g}. After the same training without the leaked watermark "
+            f"{sum(each['hidden_verified'] for each in controls)} of {hidden} verify."
+        )
+    ]
 
 
 EXPERIMENT = Experiment(

@@ -4,7 +4,8 @@
         --victim=RUN [--victim=RUN ...] --workdir=OUT --config.ood_path=imagenet.npz,faces.npz
 
 Later paper, section 8.3 and Table 6: which accuracy how many queries buy, with images of the task, images
-of something else and random ones; by labels, as in the paper, and by softmax outputs.
+of something else and random ones; by labels, as in the paper, and by softmax outputs. As a control the
+task's images with their true labels, no victim asked: what an answer is worth.
 """
 
 import functools
@@ -28,8 +29,10 @@ from nullmark_jax.experiments.measuring import Record, derived_seed, mean, mean_
 from nullmark_jax.experiments.victim import Victim
 from nullmark_jax.models import Params
 from nullmark_jax.reports import series
-from nullmark_jax.reports.table import Table, percent
+from nullmark_jax.reports.table import Table, many, percent
 
+# Of a control's images: their own labels.
+_TRUE_LABELS = "true labels"
 _ACCURACIES = (("normal_accuracy",), ("owner", "null"), ("owner", "true"), ("owner", "wm"))
 
 
@@ -87,7 +90,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         make = functools.cache(functools.partial(_make_extraction, victim, config.steps))
         planned[f"before/{victim.name}"] = _before(bench)
         for source, count in queries.counts(config, len(victim.splits.train), most):
-            for kind in config.answers:
+            for kind in _kinds(config, source):
                 for repeat in range(config.repeats):
                     planned[f"{source}/{count}/{kind}/{victim.name}/{repeat}"] = _substitute(
                         bench,
@@ -101,27 +104,26 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
                     )
     records = dict(journal.run(planned))
     first = victims[0]
+
+    def part(source: str, count: int, kind: str) -> Metrics:
+        prefix = f"{source}/{count}/{kind}/"
+        models = [record for name, record in records.items() if name.startswith(prefix)]
+        return {"source": source, "answers": kind, "images": count, "models": models}
+
+    asked = queries.counts(config, len(first.splits.train), most)
     return {
         "threshold": first.config.watermark.threshold,
         "training_images": len(first.splits.train),
         "steps": config.steps or first.training_steps,
         "victim_steps": first.training_steps,
         "before": [record for name, record in records.items() if name.startswith("before/")],
-        "substitutes": [
-            {
-                "source": source,
-                "answers": kind,
-                "images": count,
-                "models": [
-                    record
-                    for name, record in records.items()
-                    if name.startswith(f"{source}/{count}/{kind}/")
-                ],
-            }
-            for source, count in queries.counts(config, len(first.splits.train), most)
-            for kind in config.answers
-        ],
+        "substitutes": [part(*each, kind) for each in asked for kind in config.answers],
+        "controls": [part(*each, _TRUE_LABELS) for each in asked if each[0] == queries.TASK],
     }
+
+
+def _kinds(config: ml_collections.ConfigDict, source: str) -> tuple[str, ...]:
+    return (*config.answers, _TRUE_LABELS) if source == queries.TASK else tuple(config.answers)
 
 
 def _before(bench: Bench) -> Callable[[], Record]:
@@ -167,18 +169,21 @@ def _substitute(
 ) -> Callable[[], Record]:
     def extracted() -> Record:
         victim = bench.victim
-        images = queries.images(bench, source, path=path, count=count, seed=seed)
-        answers = ask(victim.params, images, kind)
-        substitute = make(kind)(images, answers, seed)
+        if kind == _TRUE_LABELS:
+            images, answers = bench.images(count, seed)
+        else:
+            images = queries.images(bench, source, path=path, count=count, seed=seed)
+            answers = ask(victim.params, images, kind)
+        substitute = make("soft" if kind == "soft" else "label")(images, answers, seed)
         test = victim.splits.test.images
         alike = ask(victim.params, test, "label") == ask(substitute, test, "label")
-        labels = answers if kind == "label" else answers.argmax(-1)
+        labels = answers.argmax(-1) if kind == "soft" else answers
         record = bench.measure(substitute, owner=bench.owner)
         return {
             "name": victim.name,
             "seed": seed,
             "ratio": count / len(victim.splits.train),
-            # The victim's answers, and how often the substitute's to test images are the victim's.
+            # Of the answers, and how often the substitute's to test images are the victim's.
             "labels_seen": len(np.unique(labels)),
             "agreement": float(np.mean(alike)),
             **record,
@@ -205,7 +210,7 @@ def tables(result: Result) -> list[Table]:
             *[""] * 3,
         ]
     ]
-    for each in metrics["substitutes"]:
+    for each in [*metrics["substitutes"], *metrics.get("controls", ())]:
         made = each["models"]
         verified = sum(model["verifies"] for model in made)
         seen = sorted({model["labels_seen"] for model in made})
@@ -240,8 +245,9 @@ def tables(result: Result) -> list[Table]:
             rows,
             f"Trained from new parameters with the victim's own recipe{_steps(metrics)}; as many steps "
             "whatever the number of images. Queries of the task are the victim's own training images "
-            "without their labels. Agreement: test images that the substitute answers as the victim does. "
-            "Labels answered: how many different ones the victim gave.",
+            f"without their labels; {_TRUE_LABELS}: the same images and these, the victim is not asked. "
+            "Agreement: test images that the substitute answers as the victim does. Labels answered: how "
+            "many different ones the victim gave, or the images have.",
         )
     ]
     if "sources" in paper:
@@ -302,7 +308,7 @@ def verdict(result: Result) -> list[Finding]:
     """Returns how many images the same NC takes, what the best reach, whether any has the watermark."""
     metrics = result["metrics"]
     before = mean(metrics["before"], "normal_accuracy")
-    findings = _needed(metrics, before)
+    findings = _needed(metrics, before) + _worth(metrics)
     for source in dict.fromkeys(each["source"] for each in metrics["substitutes"]):
         some = [each for each in metrics["substitutes"] if each["source"] == source]
         best = max(some, key=lambda each: mean(each["models"], "normal_accuracy"))
@@ -370,6 +376,27 @@ def _needed(metrics: Metrics, before: float) -> list[Finding]:
                 else f"reach NC {percent(mean(shown['models'], 'normal_accuracy'))}"
             ),
             cause="Not tested. Half of Digit's images may teach as much without a victim.",
+        )
+    ]
+
+
+def _worth(metrics: Metrics) -> list[Finding]:
+    """Returns what the answers of a victim add to images of the task, where a control says so."""
+    shown = []
+    for control in metrics.get("controls", ()):
+        answered = ", ".join(
+            f"{each['answers']} {percent(mean(each['models'], 'normal_accuracy'))}"
+            for each in metrics["substitutes"]
+            if (each["source"], each["images"]) == (control["source"], control["images"])
+        )
+        own = percent(mean(control["models"], "normal_accuracy"))
+        shown.append(f"{many(control['images'], 'image')}: {answered}, {own} without the victim")
+    if not shown:
+        return []
+    return [
+        Finding(
+            "Whether the victim is what they learn from: NC by its answers, and by the true labels of the "
+            f"same images. {'; '.join(shown)}."
         )
     ]
 
