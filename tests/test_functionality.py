@@ -41,6 +41,18 @@ def test_a_recipe_without_a_rise_has_none_at_any_lambda(recipe):
         assert run.curriculum.epochs == 0
 
 
+def test_a_watermark_free_twin_differs_from_its_owner_s_model_in_nothing_else(recipe):
+    latest = []
+    for seed in (0, 6):  # The latest second's pattern suits the first only.
+        twin = functionality.run_config(recipe, seed, epochs=0, num_watermarks=0).to_dict()
+        owned = functionality.run_config(recipe, seed, epochs=0).to_dict()
+        assert twin["watermark"].pop("num_watermarks") == 0
+        assert owned["watermark"].pop("num_watermarks") == 1
+        assert twin == owned
+        latest.append(owned["owner"]["timestamp"] == "2026-11-21T00:00:00Z")
+    assert latest == [True, False]
+
+
 def test_each_owner_is_an_experiment_key_that_signs_a_pattern_that_suits(recipe):
     for seed in (0, 6):
         run = functionality.run_config(recipe, seed, epochs=0)

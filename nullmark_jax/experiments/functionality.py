@@ -142,8 +142,11 @@ def run_config(
     run.seed = seed
     run.owner.experiment_key = seed
     run.owner.key_file = run.owner.passphrase_file = ""
+    free = changes.pop("num_watermarks", None)
     run.watermark.update(changes)
     run.owner.timestamp = latest_timestamp(run, signing.experiment_key(seed), _TIMESTAMP)
+    if free is not None:  # A twin differs from its owner's model in nothing else.
+        run.watermark.num_watermarks = free
     if epochs:
         run.curriculum.epochs *= epochs / run.epochs
         run.epochs = epochs
