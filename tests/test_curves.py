@@ -62,6 +62,13 @@ def test_a_threshold_and_a_paper_s_numbers():
     assert found["paper: null"].get_color() == found["owner WM"].get_color()
 
 
+def test_a_value_of_the_x_axis_is_an_upright_line():
+    figure = draw(upright={"as many as they had": 30.0})
+    assert labels(figure) == ["NC", "owner WM", "as many as they had"]
+    line = drawn(figure)["as many as they had"]
+    assert list(line.get_xdata()) == [30, 30] and line.get_linestyle() == "-."
+
+
 def test_a_threshold_of_0_is_drawn_and_none_is_not():
     assert drawn(draw(threshold=0.0))["threshold"].get_ydata() == [0.0, 0.0]
     assert "threshold" not in drawn(draw(threshold=None))

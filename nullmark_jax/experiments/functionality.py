@@ -234,6 +234,8 @@ def draw(result: Result) -> dict[str, Figure]:
     )
     lowest = min(each[of] for _, field, _, _ in sweeps for each in metrics[field] for of in columns)
     high = lowest > 0.95  # Where there is nothing to see else.
+    free = {"NC without a watermark": metrics["free"][0]["normal_accuracy"]}
+    later = {"Observation 1: up to 10%": 0.1} if _paper(result)[0] == "later" else {}
     return {
         name: curves.curves_figure(
             metrics[field],
@@ -241,6 +243,8 @@ def draw(result: Result) -> dict[str, Figure]:
             lines=lines,
             title="one owner",
             threshold=None if high else metrics["threshold"],
+            claims=free,
+            upright=later if field == "pattern_sizes" else {},
             log_x=log_x,
             bottom=0.95 if high else 0.0,
         )

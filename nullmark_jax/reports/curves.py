@@ -54,6 +54,7 @@ def curves_figure(
     title: str,
     threshold: float | None = None,
     claims: Mapping[str, float] | None = None,
+    upright: Mapping[str, float] | None = None,
     log_x: bool = False,
     bottom: float = 0.0,
     beside: tuple[str, Sequence[float]] | None = None,
@@ -66,7 +67,8 @@ def curves_figure(
       lines: up to six; one whose values all are None is left out.
       title: of the figure.
       threshold: T, a fraction, drawn as a dotted line; None for none.
-      claims: a paper's numbers, fractions by what to write in the legend, drawn as dashed lines.
+      claims: fractions to compare with by what to write in the legend, drawn as dashed lines.
+      upright: likewise values on the x axis, drawn as upright, dash-dotted lines.
       log_x: whether the axis is logarithmic; where a value is 0 it is linear below 1.
       bottom: a fraction above which all lies, from which on to draw larger.
       beside: what to write in the legend of, and fractions that have no place on the x axis, drawn as
@@ -96,6 +98,8 @@ def curves_figure(
         axes.axhline(100 * threshold, color="black", linestyle=":", label="threshold")
     for (label, value), (colour, _, _) in zip((claims or {}).items(), LOOKS, strict=False):
         axes.axhline(100 * value, color=colour, linestyle="--", linewidth=1.2, label=label)
+    for label, value in (upright or {}).items():
+        axes.axvline(value, color="black", linestyle="-.", linewidth=1.2, label=label)
     if beside is not None:
         place = max(at) * 1.3 if log_x else max(at) + 0.06 * (max(at) - min(at))
         axes.scatter(
@@ -119,7 +123,7 @@ def curves_figure(
     # Long names side by side are wider than the figure.
     longest = max(len(line.label) for line in lines)
     columns = 4 if longest <= 22 else 3 if longest <= 26 else 2
-    shown = len(lines) + 1 + (beside is not None)
+    shown = len(lines) + 1 + len(upright or {}) + (beside is not None)
     figure.legend(loc="outside lower center", ncols=min(columns, shown))
     return figure
 
