@@ -11,6 +11,10 @@ _GRACE_SECONDS = 60  # For the checkpoint after SIGTERM, which takes up to 30.
 _NOT_FINISHED = 75
 Manifest = dict[str, Any]
 
+# What TPUs' drivers lock of a host's memory, in KiB: GKE asks for it of containers that are not privileged.
+_LOCKED_MEMORY = 68719476736
+_LOCK = f"ulimit -l {_LOCKED_MEMORY} || exit 2\n"
+
 # The shell is the container's first process, which gets SIGTERM alone, maybe before it knows the child. A
 # child that is no program yet has the shell's trap, and would lose the signal: it is told a second later.
 _FOLLOW = """\
@@ -82,7 +86,7 @@ def _training_job(options: argparse.Namespace) -> Manifest:
         "backoffLimit": 0,
         # Not verified, unusable input, diverged: it would end so again.
         "podFailurePolicy": {"rules": [_fail_on(1, 2, 3)]},
-        "template": _template(options, ["/bin/sh", "-c", TRAINING, "sh"], program),
+        "template": _template(options, TRAINING, program),
     }
     return {"name": "train", "replicas": 1, "template": {"spec": spec}}
 
@@ -99,18 +103,14 @@ def _sweep_jobs(options: argparse.Namespace) -> list[Manifest]:
         "parallelism": min(options.jobs, options.points),
         "backoffLimitPerIndex": 3,
         "podFailurePolicy": {"rules": [_fail_on(2), taken_away]},
-        "template": _template(
-            options,
-            ["/bin/sh", "-c", POINT, "sh"],
-            [*sweep, "--only=$(JOB_COMPLETION_INDEX)"],
-        ),
+        "template": _template(options, POINT, [*sweep, "--only=$(JOB_COMPLETION_INDEX)"]),
     }
     table = {
         "completions": 1,
         "parallelism": 1,
         "backoffLimit": 3,
         "podFailurePolicy": {"rules": [_fail_on(1, 2), taken_away]},
-        "template": _template(options, sweep[:3], sweep[3:]),
+        "template": _template(options, 'exec "$@"\n', sweep),
     }
     return [
         {"name": "points", "replicas": 1, "template": {"spec": points}},
@@ -132,7 +132,7 @@ def _fail_on(*statuses: int) -> Manifest:
     return {"action": "FailJob", "onExitCodes": {"operator": "In", "values": list(statuses)}}
 
 
-def _template(options: argparse.Namespace, command: list[str], arguments: list[str]) -> Manifest:
+def _template(options: argparse.Namespace, script: str, program: list[str]) -> Manifest:
     if options.tpu:
         resource = {"google.com/tpu": str(options.chips)}
         nodes = {
@@ -142,9 +142,21 @@ def _template(options: argparse.Namespace, command: list[str], arguments: list[s
     else:
         resource = {"nvidia.com/gpu": str(options.gpus)}
         nodes = {"cloud.google.com/gke-accelerator": options.gpu}
-    spec = _pod_spec(options, command, arguments)
+    script = f"{_LOCK}{script}" if options.tpu else script
+    spec = _pod_spec(options, ["/bin/sh", "-c", script, "sh"], program)
     container = spec["containers"][0]
-    container["env"] = [{"name": "RESULT", "value": f"{options.folder}/result.json"}]
+    # Else jax goes on with the CPU where the devices cannot be had.
+    platform = "tpu" if options.tpu else "cuda"
+    container["env"] = [
+        {"name": "RESULT", "value": f"{options.folder}/result.json"},
+        {"name": "JAX_PLATFORMS", "value": platform},
+    ]
+    if options.tpu:
+        # A capability is of no use to another user.
+        container["securityContext"] |= {
+            "runAsUser": 0,
+            "capabilities": {"add": ["SYS_RESOURCE"]},
+        }
     container["resources"] = {"requests": resource, "limits": dict(resource)}
     spec["nodeSelector"] = nodes
     spec["terminationGracePeriodSeconds"] = _GRACE_SECONDS

@@ -8,6 +8,10 @@ dry_run=
 options=()
 arguments=()
 
+# A step has the job's cores a task: Slurm 22.05 and later give it one else. Not expanded here: the job has its own.
+# shellcheck disable=SC2016
+step='srun ${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK} '
+
 die() { echo "launch/${0##*/}: $1" >&2; exit 2; }
 
 # read_options WHAT EXAMPLE COMMAND-LINE ...: what the arguments are of, and some that would do.

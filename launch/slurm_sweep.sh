@@ -11,6 +11,9 @@ set -euo pipefail
 # shellcheck source=slurm_options.sh
 source "${BASH_SOURCE[0]%"${BASH_SOURCE[0]##*/}"}slurm_options.sh"
 read_options sweep "--config=configs/sweeps/NAME.py:TASK say" "$@"
+for argument in "${arguments[@]}"; do
+  [[ ! "$argument" =~ ^--?(only|collect|dry_run)(=.*)?$ ]] || die "$argument: is set by the array's jobs; leave it away"
+done
 check_sbatch
 points="$("$python" -m nullmark_jax.sweep "${arguments[@]}" --dry_run | wc -l)" || exit 2
 
@@ -18,9 +21,10 @@ sweep="$(printf '%q ' "$python" -m nullmark_jax.sweep "${arguments[@]}")"
 # Not expanded here: each task has a number of its own.
 # shellcheck disable=SC2016
 array=(sbatch --parsable --job-name=nullmark "--array=0-$((points - 1))" "${options[@]}"
-  --wrap "srun $sweep"'--only="$SLURM_ARRAY_TASK_ID"')
-# Points that died are tried once more there; those that die again are named in the table.
-table=(sbatch --parsable --job-name=nullmark-table "${options[@]}" --wrap "srun $sweep")
+  --wrap "$step$sweep"'--only="$SLURM_ARRAY_TASK_ID"')
+# Points that died are tried once more there; those that die again are named in the table. It is made of what there is
+# before, in case the job's time does not suffice.
+table=(sbatch --parsable --job-name=nullmark-table "${options[@]}" --wrap "$step$sweep--collect; $step$sweep")
 
 if [ -n "$dry_run" ]; then
   printf '%q ' "${array[@]}"

@@ -12,14 +12,17 @@ set -euo pipefail
 # shellcheck source=slurm_options.sh
 source "${BASH_SOURCE[0]%"${BASH_SOURCE[0]##*/}"}slurm_options.sh"
 read_options training "--config=configs/TASK.py and --workdir=FOLDER" "$@"
-workdir=
+workdir='' previous=''
 for argument in "${arguments[@]}"; do
-  case "$argument" in --workdir=*) workdir="${argument#--workdir=}" ;; esac
+  [[ "$previous" =~ ^--?workdir$ ]] && workdir="$argument"
+  [[ "$argument" =~ ^--?workdir= ]] && workdir="${argument#*=}"
+  previous="$argument"
 done
 [ -n "$workdir" ] || die "no --workdir=FOLDER among the training's arguments: name one that all nodes see"
 check_sbatch
+"$python" -m nullmark_jax.main "${arguments[@]}" --dry_run >/dev/null || exit 2
 
-training="$(printf '%q ' srun --kill-on-bad-exit=1 "$python" -m nullmark_jax.main --distributed "${arguments[@]}")"
+training="$step$(printf '%q ' --kill-on-bad-exit=1 "$python" -m nullmark_jax.main --distributed "${arguments[@]}")"
 # A training that got SIGTERM, a minute before the time limit say, has written its state and ends with 0, or with
 # 143 beside a training's steps, but has no result yet: it is to go on. Not expanded here: the job has a number of
 # its own.

@@ -159,6 +159,7 @@ acquire() {
 supply() {
   local number=0 sent=("$stage/tpu_worker.sh" "$stage/source.tar.gz")
   run mkdir -p "$stage"
+  restore
   run cp launch/tpu_worker.sh "$stage/tpu_worker.sh"
   run git archive --format=tar.gz "--output=$stage/source.tar.gz" "$commit"
   for file in ${files[@]+"${files[@]}"}; do
@@ -175,6 +176,13 @@ supply() {
   on all "bash nullmark/tpu_worker.sh prepare $(quoted "$workdir" ${files[@]+"${files[@]}"})"
 }
 
+# Puts a run folder back that was moved aside when this was killed.
+restore() {
+  [ ! -e "$workdir" ] && [ -e "$stage/replaced" ] || return 0
+  run mkdir -p "$(dirname "$workdir")" || return
+  run mv "$stage/replaced" "$workdir"
+}
+
 # Replaces the run folder by that of worker 0. Status 3 where there is none, another where it cannot be had.
 fetch() {
   on 0 "bash nullmark/tpu_worker.sh pack $(quoted "$workdir")" || return
@@ -182,8 +190,11 @@ fetch() {
   run mkdir -p "$stage/fetched" "$(dirname "$workdir")" || return
   copy --worker=0 "$name:nullmark/fetched.tar" "$stage/fetched.tar" || return 1
   run tar -xf "$stage/fetched.tar" -C "$stage/fetched" || return 1
-  run rm -rf "$workdir" || return 1
-  run mv "$stage/fetched/$workdir" "$workdir"
+  restore || return 1
+  run rm -rf "$stage/replaced" || return 1
+  if [ -e "$workdir" ]; then run mv "$workdir" "$stage/replaced" || return 1; fi
+  run mv "$stage/fetched/$workdir" "$workdir" || return 1
+  run rm -rf "$stage/replaced"
 }
 
 # Fetches every now and then, so that machines that are taken away take little along.

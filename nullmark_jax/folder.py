@@ -53,7 +53,7 @@ def claim_folder(folder: pathlib.Path, config: ml_collections.ConfigDict) -> Ite
 
     What a killed process was writing is removed. The system frees the folder when a process is killed.
     Where it cannot lock a file (not every network's file system can) a warning says that two runs in one
-    folder would not be noticed.
+    folder would not be noticed; where its locks are each machine's own, nothing can tell.
 
     Raises:
       FolderBusy: another process is at work in it.

@@ -43,7 +43,14 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_integer(
         "process_id", -1, "This one's, from 0, elsewhere.", flag_values=flag_values
     )
-    command = program.command_line("nullmark_jax.main", argv)
+    flags.DEFINE_bool(
+        "dry_run",
+        False,
+        "Check the config, print the command, do nothing.",
+        flag_values=flag_values,
+    )
+    wanted = [each for each in argv if each.lstrip("-").partition("=")[0] != "dry_run"]
+    command = program.command_line("nullmark_jax.main", wanted)
     return program.run(lambda values: _main(values, command), flag_values, argv, __doc__ or "")
 
 
@@ -53,9 +60,14 @@ def _main(flag_values: flags.FlagValues, command: str) -> int:
         raise InputError(
             "--coordinator, --num_processes, --process_id: are of several processes; give --distributed"
         )
+    if flag_values.dry_run:
+        configs.check(flag_values.config)
+        print(command)
+        return 0
     process.prepare()
     # Joined before anything else is asked of jax.
     with parallel.joined(*others) if flag_values.distributed else contextlib.nullcontext():
+        parallel.check_platform()
         config = flag_values.config
         with parallel.together():
             configs.check(config)

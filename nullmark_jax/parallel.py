@@ -19,6 +19,8 @@ hold every use against one device on the whole batch.
 import contextlib
 import hashlib
 import io
+import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -27,6 +29,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from nullmark_jax import checks
 from nullmark_jax.errors import FolderBusy, InputError
 
 Tree = TypeVar("Tree")
@@ -51,7 +54,8 @@ def joined(coordinator: str = "", num_processes: int = 0, process_id: int = -1) 
       process_id: which of them this one is, from 0.
 
     Raises:
-      InputError: nothing tells jax of the others, or some of the arguments are missing.
+      InputError: nothing tells jax of the others, some of the arguments are missing, or the first process
+        cannot have its port.
     """
     if not coordinator and (num_processes, process_id) != (0, -1):
         raise InputError(
@@ -63,6 +67,8 @@ def joined(coordinator: str = "", num_processes: int = 0, process_id: int = -1) 
             f"--process_id: {process_id} of --num_processes={num_processes} is out of range; with "
             "--coordinator give both, the first process being 0"
         )
+    if coordinator:
+        _check_coordinator(coordinator, process_id)
     try:
         jax.distributed.initialize(
             coordinator or None,
@@ -79,6 +85,40 @@ def joined(coordinator: str = "", num_processes: int = 0, process_id: int = -1) 
         ) from error
     yield
     jax.distributed.shutdown()
+
+
+def _check_coordinator(coordinator: str, process_id: int) -> None:
+    """Raises InputError where jax, which ends the process instead, could do nothing with it."""
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise InputError(
+            f"--coordinator: {checks.shown(coordinator)} is not HOST:PORT; give the first process's host "
+            "and a free port there, as 10.0.0.2:8476"
+        )
+    if process_id == 0:
+        try:
+            socket.create_server(("", int(port))).close()
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            raise InputError(
+                f"--coordinator: port {port} of this machine cannot be had ({reason}); another run may "
+                "have it: give another"
+            ) from error
+
+
+def check_platform() -> None:
+    """Raises InputError where the environment asks for devices that jax cannot have."""
+    try:
+        jax.devices()
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # The latter where CUDA's plugin is not installed.
+        reason = str(error).splitlines()[0] if str(error) else "it is not installed"
+        raise InputError(
+            f"JAX_PLATFORMS: {os.environ.get('JAX_PLATFORMS', '')!r} cannot be had ({reason}); install "
+            "nullmark_jax[cuda] or nullmark_jax[tpu], see to the drivers, or leave the variable away"
+        ) from error
 
 
 def is_joined() -> bool:

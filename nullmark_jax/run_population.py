@@ -117,6 +117,7 @@ def train_and_evaluate(
     if not runs:
         return {}
     process.prepare()
+    parallel.check_platform()
     for each in runs:
         configs.check(each.config)
     first = runs[0].config

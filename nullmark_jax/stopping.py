@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -10,6 +11,7 @@ from typing import NoReturn
 
 from nullmark_jax import parallel
 
+_AGAIN = "give the same command again to go on"
 _STOPS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
@@ -44,16 +46,20 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
         # jax compiles in a thread of its own, which crashes the process once an exception has freed
         # what it reads; and jax's callback of the garbage collector loses exceptions.
         if frame.f_globals.get("__name__", "").partition(".")[0] == "jax":
-            bar_end = "\n" if os.isatty(2) else ""
-            os.write(2, f"{bar_end}{stop_line(number)}\n".encode())
-            os._exit(128 + number)
+            _exit(stop_line(number), 128 + number)
         frame = frame.f_back
     raise Stopped(number)
 
 
+def _exit(line: str, status: int) -> NoReturn:
+    bar_end = "\n" if os.isatty(2) else ""
+    os.write(2, f"{bar_end}{line}\n".encode())
+    os._exit(status)
+
+
 def stop_line(number: int) -> str:
     """Returns what a program says that the signal ended."""
-    return f"{_STOPS[number]}; give the same command again to go on"
+    return f"{_STOPS[number]}; {_AGAIN}"
 
 
 @contextlib.contextmanager
@@ -89,6 +95,9 @@ def asked_to_stop() -> Iterator[Callable[[int], bool]]:
     That takes the number of steps done, which grows from call to call, and returns whether to stop there:
     in all processes of a run at the same call, whichever got the signal. Outside the main thread, which
     alone gets signals, a process that is none of several is never asked.
+
+    Before the first call, while the first step is compiled, which can take a minute, nothing is done that
+    the disk does not have: there SIGTERM ends a process that is none of several, at once and with status 0.
     """
     if parallel.is_joined():
         yield _asking_at_every_step()
@@ -99,11 +108,49 @@ def asked_to_stop() -> Iterator[Callable[[int], bool]]:
     arrived: list[int] = []
     previous = signal.signal(signal.SIGTERM, lambda number, frame: arrived.append(number))
     try:
-        yield lambda step: bool(arrived)
+        with _ended_at_once() as begin:
+
+            def to_stop(step: int) -> bool:
+                begin()
+                return bool(arrived)
+
+            yield to_stop
     finally:
         signal.signal(signal.SIGTERM, previous)
     if arrived:  # After the last step: nothing of the training is lost.
         signal.raise_signal(signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _ended_at_once() -> Iterator[Callable[[], None]]:
+    """Lets SIGTERM end the process until the function yielded is called, or the block ends.
+
+    A thread does: Python's handlers wait for the main one, which waits for the compiler.
+    """
+    told, tell = socket.socketpair()
+    tell.setblocking(False)
+    begun = threading.Lock()
+
+    def watch() -> None:
+        while number := told.recv(1):
+            # Whoever has the lock first decides; it is never given back.
+            if number[0] == signal.SIGTERM and begun.acquire(blocking=False):
+                _exit(f"{_STOPS[signal.SIGTERM]}; no step was done yet: {_AGAIN}", 0)
+
+    def begin() -> None:
+        begun.acquire(blocking=False)
+
+    previous = signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
+    watcher = threading.Thread(target=watch, name="SIGTERM", daemon=True)
+    watcher.start()
+    try:
+        yield begin
+    finally:
+        begin()
+        signal.set_wakeup_fd(previous)
+        tell.close()
+        watcher.join()
+        told.close()
 
 
 def _asking_at_every_step() -> Callable[[int], bool]:

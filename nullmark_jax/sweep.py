@@ -138,6 +138,12 @@ def main(argv: list[str]) -> int:
         "Train points that ask for one program at once: auto does on accelerators.",
         flag_values=flag_values,
     )
+    flags.DEFINE_bool(
+        "collect",
+        False,
+        "Train nothing: the table of the points that are.",
+        flag_values=flag_values,
+    )
     flags.DEFINE_bool("dry_run", False, "Print the commands alone.", flag_values=flag_values)
     given = config_arguments(argv[1:])
     command = program.command_line("nullmark_jax.sweep", argv)
@@ -164,20 +170,28 @@ def _main(flag_values: flags.FlagValues, given: list[str], command: str) -> int:
         return 0
     stated = config.copy_and_resolve_references().unlock()
     stated.sweep = [point.values for point in points]
+    left = [each for each in points if not result_path(workdir, each).exists()]
+    if flag_values.collect and len(left) == len(points):
+        raise InputError(f"--collect: no point in {workdir} is trained yet; train some first")
     # Not claimed: others may be at work in it, as an array's tasks are.
     make_folder(workdir, stated)
     if only is not None:
         dead = run_points(points[only : only + 1], commands[only : only + 1], workdir, 1)
         return _report_dead(dead)
-    wanted = flag_values.population
-    at_once = wanted != "never" and (wanted == "always" or _fills_an_accelerator(points, workdir))
-    dead = run_points(
-        points,
-        commands,
-        workdir,
-        flag_values.jobs,
-        together=(lambda group: population_command(group, given, workdir)) if at_once else None,
-    )
+    if flag_values.collect:
+        dead = dict.fromkeys((each.name for each in left), "not trained yet")
+    else:
+        wanted = flag_values.population
+        at_once = wanted != "never" and (
+            wanted == "always" or _fills_an_accelerator(points, workdir)
+        )
+        dead = run_points(
+            points,
+            commands,
+            workdir,
+            flag_values.jobs,
+            together=(lambda group: population_command(group, given, workdir)) if at_once else None,
+        )
     result = collect(config, points, dead, workdir, command=command)
     write(workdir, result)
     for table in sweeps.tables(result):

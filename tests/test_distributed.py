@@ -144,15 +144,26 @@ def test_it_is_the_training_of_one_process_with_all_devices(
             assert first[name] == pytest.approx(value, rel=tolerance), name
 
 
-def test_its_model_is_that_of_one_process_up_to_the_order_of_sums(config_file, compiled, tmp_path):
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        (),
+        ("--config.optimizer.name=muon", "--config.weight_standardization=true"),
+        ("--config.null_space=true",),
+    ],
+    ids=["plain", "muon, standardised", "null space"],
+)
+def test_its_model_is_that_of_one_device_up_to_the_order_of_sums(
+    config_file, compiled, tmp_path, recipe
+):
     """After two epochs, before a training has enlarged the difference."""
     shape = (tiny_task.SIDE, tiny_task.SIDE, 1)
+    arguments = ("--config.epochs=2", *recipe)
 
-    def model(count):
-        folder = tmp_path / f"of-{count}"
-        devices = 4 // count
+    def model(count, devices):
+        folder = tmp_path / f"of-{count}-{devices}"
         processes = Processes(
-            config_file, folder, compiled, "--config.epochs=2", count=count, devices=devices
+            config_file, folder, compiled, *arguments, count=count, devices=devices
         )
         assert set(processes.end()) <= {0, 1}, processes.error(0)
         return claim.read_model(
@@ -163,10 +174,12 @@ def test_its_model_is_that_of_one_process_up_to_the_order_of_sums(config_file, c
             expected_shapes=models.parameter_shapes("digit", shape, tiny_task.CLASSES),
         )
 
-    ours, theirs = model(2), model(1)
-    for layer, tensors in theirs.items():
-        for name, tensor in tensors.items():
-            np.testing.assert_allclose(ours[layer][name], tensor, rtol=1e-3, atol=1e-5)
+    theirs = model(1, 1)
+    others = [(2, 2)] if recipe else [(2, 2), (1, 4)]
+    for ours in (model(*each) for each in others):
+        for layer, tensors in theirs.items():
+            for name, tensor in tensors.items():
+                np.testing.assert_allclose(ours[layer][name], tensor, rtol=1e-3, atol=1e-5)
 
 
 def assert_goes_on(config_file, compiled, folder, unbroken):
@@ -187,6 +200,16 @@ def test_one_process_killed_ends_all_and_all_started_again_end_with_the_same_byt
     assert processes.end() == [-signal.SIGKILL, -signal.SIGABRT]
     assert not (tmp_path / "run" / "0" / "result.json").exists()
     assert_goes_on(config_file, compiled, tmp_path / "run", unbroken)
+
+
+def test_another_process_killed_ends_the_first_within_a_minute(config_file, compiled, tmp_path):
+    processes = Processes(config_file, tmp_path / "run", compiled, "--config.epochs=100000")
+    processes.wait_for("epoch 5:")
+    processes.each[1].kill()
+    killed = time.monotonic()
+    assert processes.end() == [-signal.SIGABRT, -signal.SIGKILL]
+    assert time.monotonic() - killed < 60
+    assert not (tmp_path / "run" / "0" / "result.json").exists()
 
 
 def test_sigterm_to_one_process_stops_all_after_the_same_step(config_file, compiled, tmp_path):

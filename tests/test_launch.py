@@ -14,9 +14,12 @@ import pytest
 import slurm
 import tiny_task
 
-LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
+ROOT = pathlib.Path(__file__).parents[1]
+LAUNCH = ROOT / "launch"
 SLURM_SWEEP = LAUNCH / "slurm_sweep.sh"
 SLURM_TRAIN = LAUNCH / "slurm_train.sh"
+# A step of a job.
+STEP = ["srun", "${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}"]
 
 SWEEP = """
 
@@ -50,11 +53,12 @@ def test_the_array_has_a_task_a_point_and_the_table_follows_it(sweep_file, tmp_p
     options = ["--gres=gpu:1", "--time=30", "--wrap"]
     named = ["sbatch", "--parsable", "--job-name=nullmark", "--array=0-2", *options]
     assert array[:-1] == named
-    program = ["srun", sys.executable, "-m", "nullmark_jax.sweep", *swept]
+    program = [*STEP, sys.executable, "-m", "nullmark_jax.sweep", *swept]
     assert shlex.split(array[-1]) == [*program, "--only=$SLURM_ARRAY_TASK_ID"]
     follows = ["--dependency=afterany:ARRAY", "--job-name=nullmark-table", *options]
     assert table[:-1] == ["sbatch", "--parsable", *follows]
-    assert shlex.split(table[-1]) == program
+    # First of what there is: the table's job may not have the time to train what is left.
+    assert shlex.split(table[-1]) == [*program, "--collect;", *program]
     assert not (tmp_path / "run").exists()
 
 
@@ -65,6 +69,11 @@ def test_the_array_has_a_task_a_point_and_the_table_follows_it(sweep_file, tmp_p
         (["--"], "no sweep: give -- and its arguments"),
         (["--dryrun"], "--dryrun: is no option"),
         (["--dry_run", "--", "--config=none.py"], "--config: "),
+        (
+            ["--dry_run", "--", "--config=none.py", "--only=3"],
+            "--only=3: is set by the array's jobs",
+        ),
+        (["--", "--config=none.py", "-collect"], "-collect: is set by the array's jobs"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(arguments, message):
@@ -86,10 +95,8 @@ def test_without_slurm_it_says_where_to_run_it(sweep_file, tmp_path):
 
 def test_a_training_s_job_goes_on_where_it_has_no_result_yet(tmp_path):
     folder = tmp_path / "a run"
-    trained = ["--config=configs/digit.py", f"--workdir={folder}"]
-    done = launch(
-        "--dry_run", "--sbatch=--nodes=2", "--", *trained, script=SLURM_TRAIN, PYTHON="python3"
-    )
+    trained = [f"--config={ROOT}/configs/digit.py", f"--workdir={folder}"]
+    done = launch("--dry_run", "--sbatch=--nodes=2", "--", *trained, script=SLURM_TRAIN)
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     *job, wrap = shlex.split(line)
@@ -108,13 +115,16 @@ def test_a_training_s_job_goes_on_where_it_has_no_result_yet(tmp_path):
         program = tmp_path / name
         program.write_text(f'#!/bin/sh\necho {name} "$@"\nexit {status}\n')
         program.chmod(0o755)
-    training = "srun --kill-on-bad-exit=1 python3 -m nullmark_jax.main --distributed "
-    training += " ".join(trained)
-    for status, has_result, said in (
-        (0, False, [training, "scontrol requeue 7"]),
-        (143, False, [training, "scontrol requeue 7"]),
-        (0, True, [training]),
-        (1, False, [training]),
+    program = f"--kill-on-bad-exit=1 {sys.executable} -m nullmark_jax.main --distributed "
+    program += " ".join(trained)
+    training = f"srun {program}"
+    for status, has_result, cores, said in (
+        (0, False, {}, [training, "scontrol requeue 7"]),
+        (143, False, {}, [training, "scontrol requeue 7"]),
+        (0, True, {}, [training]),
+        (1, False, {}, [training]),
+        # What --sbatch=--cpus-per-task=4 sets, which a step does not take over by itself.
+        (1, False, {"SLURM_CPUS_PER_TASK": "4"}, [f"srun --cpus-per-task=4 {program}"]),
     ):
         shutil.rmtree(folder, ignore_errors=True)
         if has_result:
@@ -123,7 +133,7 @@ def test_a_training_s_job_goes_on_where_it_has_no_result_yet(tmp_path):
         environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
         ended = subprocess.run(
             ["sh", "-c", wrap],
-            env=environ | {"STATUS": str(status)},
+            env=environ | cores | {"STATUS": str(status)},
             capture_output=True,
             text=True,
         )
@@ -136,13 +146,19 @@ def test_a_training_s_job_goes_on_where_it_has_no_result_yet(tmp_path):
         ([], "no training: give -- and its arguments"),
         (["--nodes=2"], "--nodes=2: is no option; take --dry_run, --sbatch=OPTION"),
         (["--", "--config=configs/digit.py"], "no --workdir=FOLDER among the training's"),
+        (["--dry_run", "--", "--config=none.py", "--workdir", "x"], "--config: "),
+        (
+            ["--dry_run", "--", "{digit}", "-workdir=x", "--config.epochs=-1"],
+            "config.epochs: -1 is out of range",
+        ),
     ],
 )
 def test_a_training_s_bad_input_is_one_line_and_status_2(arguments, message):
-    done = launch(*arguments, script=SLURM_TRAIN)
+    given = [each.format(digit=f"--config={ROOT}/configs/digit.py") for each in arguments]
+    done = launch(*given, script=SLURM_TRAIN)
     assert done.returncode == 2 and not done.stdout
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"launch/slurm_train.sh: {message}")
+    assert line.removeprefix("launch/slurm_train.sh: ").startswith(message)
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck on the PATH")

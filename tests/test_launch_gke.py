@@ -162,6 +162,34 @@ def test_a_slice_has_a_pod_on_each_host(cloud):
     }
 
 
+@pytest.mark.parametrize(("options", "platform"), [(SLICE, "tpu"), (GPUS, "cuda")])
+def test_a_pod_without_its_devices_fails(cloud, sweep, options, platform):
+    wanted = {"name": "JAX_PLATFORMS", "value": platform}
+    _, manifests = dry_run(cloud, *options, *ARGUMENTS)
+    assert wanted in container_of(jobs_of(manifests["JobSet"])["train"])["env"]
+    one = (*COMMON, "--tpu=tpu", "--topology=2x2") if options is SLICE else options
+    _, manifests = dry_run(cloud, *one, *sweep[0], *sweep[1])
+    for job in jobs_of(manifests["JobSet"]).values():
+        assert wanted in container_of(job)["env"]
+
+
+def test_a_tpu_s_container_may_lock_the_memory_that_the_driver_wants(cloud, sweep):
+    one = (*COMMON, "--tpu=tpu", "--topology=2x2", *sweep[0], *sweep[1])
+    _, manifests = dry_run(cloud, *one)
+    for job in jobs_of(manifests["JobSet"]).values():
+        container = container_of(job)
+        assert container["command"][2].startswith("ulimit -l 68719476736 || exit 2\n")
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "runAsUser": 0,
+            "capabilities": {"add": ["SYS_RESOURCE"]},
+        }
+    _, manifests = dry_run(cloud, *GPUS, *ARGUMENTS)
+    container = container_of(jobs_of(manifests["JobSet"])["train"])
+    assert "ulimit" not in container["command"][2]
+    assert container["securityContext"] == {"allowPrivilegeEscalation": False}
+
+
 def test_a_training_that_was_taken_away_starts_again_and_one_that_ended_does_not(cloud):
     _, manifests = dry_run(cloud, *SLICE, "--max_restarts=7", *ARGUMENTS)
     policy = manifests["JobSet"]["spec"]["failurePolicy"]
@@ -223,7 +251,8 @@ def test_a_sweep_has_a_pod_for_each_point_and_then_the_table(cloud, sweep):
     program = ["python", "-m", "nullmark_jax.sweep", *arguments[1:]]
     assert container_of(spec)["args"] == [*program, "--only=$(JOB_COMPLETION_INDEX)"]
     table = container_of(jobs["table"])
-    assert [*table["command"], *table["args"]] == program
+    assert table["command"] == ["/bin/sh", "-c", 'exec "$@"\n', "sh"]
+    assert table["args"] == program
     assert "failurePolicy" not in manifests["JobSet"]["spec"]
 
 

@@ -175,8 +175,10 @@ def test_a_dry_run_prints_every_command_and_does_nothing(project):
         ["mkdir", "-p", f"{stage}/fetched", "runs"],
         [*scp, "--worker=0", "pod:nullmark/fetched.tar", f"{stage}/fetched.tar"],
         ["tar", "-xf", f"{stage}/fetched.tar", "-C", f"{stage}/fetched"],
-        ["rm", "-rf", "runs/x"],
+        ["rm", "-rf", f"{stage}/replaced"],
+        ["mv", "runs/x", f"{stage}/replaced"],
         ["mv", f"{stage}/fetched/runs/x", "runs/x"],
+        ["rm", "-rf", f"{stage}/replaced"],
         [*resources, "delete", "pod", *where, "--force", "--quiet"],
     ]
     assert not calls(project) and not (project / "build").exists()
@@ -270,6 +272,15 @@ def test_machines_that_are_taken_away_and_new_ones(project):
     # It went on from what was fetched.
     assert (project / "runs" / "x" / "checkpoints" / "epochs").read_text() == "epoch\n" * 2
     assert "scp 0" in steps(project)[steps(project).index("delete") :]
+
+
+def test_a_run_folder_that_was_moved_aside_when_it_was_killed_goes_along(project):
+    replaced = project / "build" / "tpu-pod" / "replaced"
+    (replaced / "checkpoints").mkdir(parents=True)
+    (replaced / "checkpoints" / "epochs").write_text("epoch\n")
+    assert launch(project, *OPTIONS, *ARGUMENTS).returncode == 0
+    assert (project / "runs" / "x" / "checkpoints" / "epochs").read_text() == "epoch\n" * 2
+    assert not replaced.exists()
 
 
 def test_a_training_that_was_told_to_stop_is_not_finished(project):

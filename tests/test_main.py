@@ -3,7 +3,11 @@
 import os
 import pathlib
 import signal
+import socket
+import subprocess
+import sys
 
+import jax
 import pytest
 import tiny_task
 from absl import flags
@@ -15,6 +19,7 @@ from nullmark_jax.stopping import Preempted
 
 ROOT = pathlib.Path(__file__).parent.parent
 QUICKSTART = ROOT / "configs" / "quickstart.py"
+JOINED = ("{task}", "--distributed", "--num_processes=2", "--process_id=0")
 # ml_collections loads a config file by a method that Python will drop.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
@@ -101,6 +106,10 @@ def test_a_config_file_that_cannot_be_used(capsys, tmp_path, monkeypatch, text, 
         (["{task}", "--process_id=1"], "--coordinator, --num_processes, --process_id: are of"),
         (["{task}", "--distributed", "--process_id=0"], "--num_processes, --process_id: say"),
         (["{task}", "--distributed", "--coordinator=h:1"], "--process_id: -1 of --num_processes=0"),
+        ([*JOINED, "--coordinator=localhost"], "--coordinator: 'localhost' is not HOST:PORT"),
+        ([*JOINED, "--coordinator=:8476"], "--coordinator: ':8476' is not HOST:PORT"),
+        ([*JOINED, "--coordinator=localhost:port"], "--coordinator: 'localhost:port' is not HOST"),
+        ([*JOINED, "--coordinator=localhost:99999"], "--coordinator: 'localhost:99999' is not HO"),
     ],
 )
 def test_an_unusable_command_line_leaves_nothing_behind(
@@ -111,6 +120,50 @@ def test_an_unusable_command_line_leaves_nothing_behind(
     status, lines = answer(capsys, *given)
     assert status == 2 and len(lines) == 1
     assert lines[0].startswith(said) or said in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_process_s_port_is_another_s(capsys, tmp_path, config_file):
+    with socket.create_server(("", 0)) as other:
+        port = other.getsockname()[1]
+        given = [each.format(task=f"--config={config_file}") for each in JOINED]
+        given += [f"--coordinator=localhost:{port}", f"--workdir={tmp_path / 'run'}"]
+        status, lines = answer(capsys, *given)
+    assert (status, lines) == (
+        2,
+        [
+            f"--coordinator: port {port} of this machine cannot be had (Address already in use); another "
+            "run may have it: give another"
+        ],
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_devices_that_the_environment_asks_for_in_vain(tmp_path, config_file, platform):
+    if jax.default_backend() != "cpu":
+        pytest.skip("there are devices, here")
+    ended = subprocess.run(
+        [sys.executable, "-m", "nullmark_jax.main", f"--config={config_file}"],
+        env={**os.environ, "JAX_PLATFORMS": platform, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    (line,) = [each for each in ended.stderr.splitlines() if each.startswith("JAX_PLATFORMS")]
+    assert ended.returncode == 2 and ended.stderr.splitlines()[-1] == line
+    assert line.startswith(f"JAX_PLATFORMS: '{platform}' cannot be had (")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_checks_the_config_and_prints_the_command(capsys, tmp_path, config_file):
+    given = [f"--config={config_file}", "--distributed", f"--workdir={tmp_path / 'run'}"]
+    assert program.main(["main", "--dry_run", *given]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"python -m nullmark_jax.main {' '.join(given)}\n" and not printed.err
+    status, lines = answer(capsys, *given, "--dry_run", "--config.epochs=0")
+    assert status == 2 and lines[0].startswith("config.epochs: 0 is out of range")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -191,10 +191,10 @@ def sweep(add):
 """
 
 
-def test_a_sweep_trains_its_points_on_two_devices_at_once_and_goes_on_after_a_kill(
+def test_a_sweep_trains_its_points_on_two_devices_at_once_and_goes_on_after_kills(
     alone, data, tmp_path
 ):
-    """Two of the three that are alike at a time; the fourth is trained alone."""
+    """Two of the three that are alike at a time; the fourth is trained alone. SIGTERM, then kill -9."""
     file = tmp_path / "sweep.py"
     file.write_text(tiny_task.write(data).read_text().replace("    return config\n", SWEEP))
     swept = tmp_path / "run"
@@ -216,6 +216,18 @@ def test_a_sweep_trains_its_points_on_two_devices_at_once_and_goes_on_after_a_ki
     (steps,) = {tuple(folder.kept_steps(swept / "points" / name)) for name in begun}
     assert len(steps) == 1 and steps[0] > 0
     assert not [path for path in swept.rglob("*") if files.is_part(path)]
+    with subprocess.Popen(
+        command, env=environ, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as killed:
+        until = time.monotonic() + 300
+        while time.monotonic() < until and not any(
+            len((swept / "points" / name / "metrics.jsonl").read_text()) > len(text)
+            for name, text in begun.items()
+        ):
+            time.sleep(0.002)
+        os.killpg(killed.pid, signal.SIGKILL)
+        assert killed.wait() == -signal.SIGKILL
+    assert not list(swept.glob("points/*/result.json"))
     done = subprocess.run(command, env=environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     # Those two go on as far as they were; the third begins, and has nobody beside it.

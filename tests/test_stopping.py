@@ -1,7 +1,10 @@
 """stopping.py: what a training is told of SIGTERM."""
 
 import os
+import pathlib
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -43,10 +46,61 @@ def test_a_signal_that_is_put_off_comes_at_the_block_s_end():
 
 def test_put_off_in_a_training_it_is_still_an_answer():
     with pytest.raises(stopping.Preempted), stopping.asked_to_stop() as asked:
+        assert not asked(1)
         with stopping.put_off():
             tell()
-        assert asked(1)
+        assert asked(2)
         raise stopping.Preempted
+
+
+COMPILING = """
+import hashlib, os, sys
+from nullmark_jax import stopping
+with stopping.stoppable(), stopping.asked_to_stop() as asked:
+    if sys.argv[1] == "begun":
+        asked(1)
+    print("ready", flush=True)
+    # Minutes, in which Python's handlers wait, as they do for the compiler.
+    hashlib.pbkdf2_hmac("sha256", b"", b"", int(sys.argv[2]))
+    print(asked(2))
+"""
+
+
+def compiling(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-c", COMPILING, *map(str, arguments)],
+        cwd=pathlib.Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_before_the_first_step_sigterm_ends_the_process_at_once():
+    with compiling("first", 10**9) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (
+        0,
+        "terminated; no step was done yet: give the same command again to go on\n",
+    )
+
+
+def test_later_it_waits_for_the_step():
+    with compiling("begun", 10**6) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        answer, _ = process.communicate(timeout=20)
+    # The block ends after the answer, and with it what puts the signal off.
+    assert (process.returncode, answer) == (1, "True\n")
+
+
+def test_a_signal_of_another_kind_is_left_to_its_handler():
+    with stopping.stoppable(), pytest.raises(stopping.Stopped) as stop, stopping.asked_to_stop():
+        tell(signal.SIGINT)
+    assert stop.value.number == signal.SIGINT
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_a_thread_is_never_asked():

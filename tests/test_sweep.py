@@ -155,7 +155,7 @@ def test_flags_out_of_range_are_one_line(capsys, sweep_file, tmp_path, flag, mes
 
 @pytest.fixture(scope="module")
 def swept(sweep_file, tmp_path_factory):
-    """The sweep, run to its end as a user does, killed once while it trains."""
+    """The sweep, run to its end as a user does, told to stop once while it trains, and killed once."""
     workdir = tmp_path_factory.mktemp("runs") / "run"
     command = [sys.executable, "-m", "nullmark_jax.sweep", f"--config={sweep_file}", "--jobs=2"]
     command.append(f"--workdir={workdir}")
@@ -168,6 +168,14 @@ def swept(sweep_file, tmp_path_factory):
             time.sleep(0.05)
         killed.send_signal(signal.SIGTERM)
         assert killed.wait() == 143
+    with subprocess.Popen(
+        command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as killed:
+        until = time.monotonic() + 120
+        while not list(workdir.glob("points/*/result.json")) and time.monotonic() < until:
+            time.sleep(0.01)
+        killed.kill()  # The points' processes go on, and are waited for.
+        assert killed.wait() == -signal.SIGKILL
     assert not (workdir / "result.json").exists()
     done = subprocess.run(command, env=environ, capture_output=True, text=True)
     return workdir, command, done
@@ -202,9 +210,22 @@ def test_a_finished_sweep_trains_nothing_again(swept):
     before = {path: path.stat().st_mtime_ns for path in workdir.glob("points/*/result.json")}
     only = subprocess.run([*command, "--only=1"], capture_output=True, text=True)
     assert only.returncode == 0 and not only.stdout
+    collected = subprocess.run([*command, "--collect"], capture_output=True, text=True)
+    assert collected.returncode == 1
+    result = json.loads((workdir / "result.json").read_text())["metrics"]
+    assert list(result["dead"].values()) == ["not trained yet"] and len(result["points"]) == 4
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 1  # The dead one is tried again.
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_table_of_no_points_is_refused(capsys, sweep_file, tmp_path):
+    given = [f"--config={sweep_file}", f"--workdir={tmp_path / 'run'}", "--collect"]
+    assert sweep.main(["sweep", *given]) == 2
+    assert capsys.readouterr().err == (
+        f"--collect: no point in {tmp_path / 'run'} is trained yet; train some first\n"
+    )
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

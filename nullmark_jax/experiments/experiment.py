@@ -9,7 +9,7 @@ import ml_collections
 from absl import flags
 from matplotlib.figure import Figure
 
-from nullmark_jax import checks, environment, files, process, program
+from nullmark_jax import checks, environment, files, parallel, process, program
 from nullmark_jax import config as configs
 from nullmark_jax.baselines import schemes
 from nullmark_jax.errors import InputError
@@ -139,6 +139,7 @@ def run(
     checks.integer("config.test_images", config.test_images, 0, 10**9)
     experiment.check(config)
     process.prepare()
+    parallel.check_platform()
     victims = load_victims(
         folders,
         task=config.task,

@@ -171,8 +171,10 @@ def _columns(result: Result) -> dict[str, str]:
 def tables(result: Result) -> list[Table]:
     """Returns Table 4, of wonder filters Table III, and the two sweeps."""
     metrics, columns, (which, paper) = result["metrics"], _columns(result), _paper(result)
-    rows = [_row(f"watermarked, {len(metrics['owners'])} owners", metrics["owners"], columns)]
-    free = _row(f"watermark-free, {len(metrics['free'])} twins", metrics["free"], columns)
+    rows = [
+        _row(f"watermarked, {many(len(metrics['owners']), 'owner')}", metrics["owners"], columns)
+    ]
+    free = _row(f"watermark-free, {many(len(metrics['free']), 'twin')}", metrics["free"], columns)
     rows.append([*free[:2], "", "", "", ""])
     if paper:
         _, null, true, mark = columns
@@ -274,14 +276,14 @@ def verdict(result: Result) -> list[Finding]:
     return [
         Finding(
             f"A watermark costs {mean_cost:.2f} points of NC ({min(cost):.2f} to {max(cost):.2f}) over "
-            f"{len(cost)} owners{interval}; the {which} paper has {printed}.",
+            f"{many(len(cost), 'owner')}{interval}; the {which} paper has {printed}.",
             # What so many owners cannot tell from what it has at most is neither.
             None if len(cost) == 1 else False if low > most else True if high <= most else None,
             claim=f"{COST} ({which} paper)",
             brief=f"{mean_cost:.2f} points, n {len(cost)}",
         ),
         Finding(
-            f"Of {len(cost)} owners' claims {verified} verify.",
+            f"Of the claims of {many(len(cost), 'owner')} {verified} verify.",
             verified == len(cost),
             claim="What was embedded verifies (both papers)",
             brief=f"{verified} of {len(cost)}",
