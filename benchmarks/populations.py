@@ -1,22 +1,30 @@
-"""A population of small models, or of watermarks on one model: vmap, or a loop?
+"""A population of small models, of watermarks on one model, or of whole runs: vmap, or a loop?
 
     python benchmarks/populations.py [--json] [--task=digit] [--members=8]
+    python benchmarks/populations.py --populations=runs [--epochs=4]
 
 Pirates: the training of each from one victim, as the piracy experiment has it, a watermark and an order
 of images its own; "vmap" is `retraining.make_population_retraining`. Watermarks: null
 and true matches of each on one model, whose answers and features of the images themselves are found once;
 "unrolled" is `evaluation.make_evaluator`, made for a few watermarks of any network, which goes through whole
-copies. Each way of going through the population is a process of its own, and all have their turns in one
-run. Times are of the whole population.
+copies. Runs: those of the quickstart that a sweep over seeds trains, from configs to verified run folders, as
+`python -m nullmark_jax.sweep` does, one after another and at once (`run_population`), on one device and on
+two: virtual ones, which share the cores, where there is a CPU alone. Each way of going through the population
+is a process of its own, and all have their turns in one run. Times are of the whole population.
 """
 
 import functools
+import itertools
+import os
+import pathlib
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from absl import app, flags
 
@@ -30,11 +38,16 @@ _BATCH = flags.DEFINE_integer("batch", 64, "Clean images a step.", lower_bound=2
 _STEPS = flags.DEFINE_integer("steps", 4, "Training steps of each pirate.", lower_bound=1)
 _IMAGES = flags.DEFINE_integer("images", 500, "Images a watermark is tried on.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each way.", lower_bound=3)
+_EPOCHS = flags.DEFINE_integer("epochs", 4, "Of each run.", lower_bound=1)
 _POPULATIONS = flags.DEFINE_list("populations", ["pirates", "watermarks"], "Which to time.")
 _WORKER = flags.DEFINE_string("worker", None, "Internal: be this way, POPULATION/WAY.")
 
 # The first is what the others' ratio is of: what the experiments do on one CPU device.
-_WAYS = {"pirates": ("loop", "vmap"), "watermarks": ("loop", "vmap", "unrolled")}
+_WAYS = {
+    "pirates": ("loop", "vmap"),
+    "watermarks": ("loop", "vmap", "unrolled"),
+    "runs": ("loop", "at once", "at once on 2 devices"),
+}
 
 
 def pirates(way: str) -> Callable[[], float]:
@@ -113,20 +126,59 @@ def watermarks(way: str) -> Callable[[], float]:
     return lambda: float(together(params, marks)[0].sum())
 
 
+def runs(way: str) -> Callable[[], float]:
+    """Returns a function that trains the runs, each from a seed of its own, into new folders."""
+    from nullmark_jax import program, run, run_population
+
+    path = pathlib.Path(__file__).parents[1] / "configs" / "quickstart.py"
+    folder = tempfile.TemporaryDirectory()
+    turns = itertools.count()
+
+    def config(seed: int) -> ml_collections.ConfigDict:
+        made = program.load_config_file(path).get_config()
+        made.seed, made.epochs = seed, _EPOCHS.value
+        made.owner.experiment_key, made.owner.timestamp = 3, "2026-11-21T00:00:00Z"
+        return made
+
+    def train() -> float:
+        turn = pathlib.Path(folder.name) / str(next(turns))
+        seeds = range(_MEMBERS.value)
+        if way == "loop":
+            for seed in seeds:
+                run.train_and_evaluate(config(seed), turn / str(seed))
+        else:
+            members = [
+                run_population.Run(str(seed), config(seed), turn / str(seed), "") for seed in seeds
+            ]
+            # As many as they are: at once takes more than one a device on accelerators alone.
+            dead = run_population.train_and_evaluate(members, at_once=len(members))
+            if dead:
+                sys.exit(f"runs: {dead}")
+        return float(sum(1 for _ in turn.glob("*/result.json")))
+
+    return train
+
+
 def serve(point: str) -> None:
     """Be one of the ways."""
+    population, way = point.split("/")
+    if way.endswith("2 devices"):  # Before jax asks for its devices; of no effect on GPUs and TPUs.
+        two = "--xla_force_host_platform_device_count=2"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {two}"
     process.prepare()
     import our_step
 
-    population, way = point.split("/")
-    make = {"pirates": pirates, "watermarks": watermarks}[population]
+    make = {"pirates": pirates, "watermarks": watermarks, "runs": runs}[population]
     contestant.serve(functools.partial(make, way), our_step.peak_memory)
 
 
 def compare(population: str) -> dict[str, dict[str, float]]:
     """Times the ways of one population in turn; returns what --json prints for each."""
     ways = []
-    shared = [f"--{flag.name}={flag.value}" for flag in (_TASK, _MEMBERS, _BATCH, _STEPS, _IMAGES)]
+    shared = [
+        f"--{flag.name}={flag.value}"
+        for flag in (_TASK, _MEMBERS, _BATCH, _STEPS, _IMAGES, _EPOCHS)
+    ]
     try:
         for way in _WAYS[population]:
             arguments = [__file__, *shared, f"--worker={population}/{way}"]
@@ -163,11 +215,11 @@ def main(argv: list[str]) -> None:
     if _JSON.value:
         contestant.print_json(results)
         return
-    print(f"{_TASK.value}, {_MEMBERS.value} of each")
+    print(f"{_TASK.value} (runs: quickstart), {_MEMBERS.value} of each")
     for population, ways in results.items():
         for way, point in ways.items():
             print(
-                f"{population:12}{way:10}{point['milliseconds']:10.1f} ms, {point['times_the_loop']:.2f} "
+                f"{population:12}{way:22}{point['milliseconds']:10.1f} ms, {point['times_the_loop']:.2f} "
                 f"times the loop's (quartiles {point['low']:.2f} to {point['high']:.2f})"
                 f"{point['peak_memory_bytes'] / 2**20:7.0f} MiB"
             )

@@ -36,6 +36,10 @@ esac
 [ "$status" != {_NOT_FINISHED} ] || echo "not finished: started again, it goes on from the last checkpoint"
 exit "$status"
 """
+# A point without its devices is not one that died: 69 as the programs have it, and another pod tries again.
+DEVICES = """\
+python -c 'from nullmark_jax.parallel import check_platform; check_platform()' || exit 69
+"""
 # A point that died is left to the table's job, which tries it once more and names it.
 POINT = f"""{_FOLLOW}\
 [ "$status" != 1 ] || status=0
@@ -103,7 +107,9 @@ def _sweep_jobs(options: argparse.Namespace) -> list[Manifest]:
         "parallelism": min(options.jobs, options.points),
         "backoffLimitPerIndex": 3,
         "podFailurePolicy": {"rules": [_fail_on(2), taken_away]},
-        "template": _template(options, POINT, [*sweep, "--only=$(JOB_COMPLETION_INDEX)"]),
+        "template": _template(
+            options, f"{DEVICES}{POINT}", [*sweep, "--only=$(JOB_COMPLETION_INDEX)"]
+        ),
     }
     table = {
         "completions": 1,

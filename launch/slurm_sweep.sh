@@ -11,9 +11,7 @@ set -euo pipefail
 # shellcheck source=slurm_options.sh
 source "${BASH_SOURCE[0]%"${BASH_SOURCE[0]##*/}"}slurm_options.sh"
 read_options sweep "--config=configs/sweeps/NAME.py:TASK say" "$@"
-for argument in "${arguments[@]}"; do
-  [[ ! "$argument" =~ ^--?(only|collect|dry_run)(=.*)?$ ]] || die "$argument: is set by the array's jobs; leave it away"
-done
+refuse only collect dry_run
 check_sbatch
 points="$("$python" -m nullmark_jax.sweep "${arguments[@]}" --dry_run | wc -l)" || exit 2
 

@@ -19,6 +19,7 @@ for argument in "${arguments[@]}"; do
   previous="$argument"
 done
 [ -n "$workdir" ] || die "no --workdir=FOLDER among the training's arguments: name one that all nodes see"
+refuse dry_run
 check_sbatch
 "$python" -m nullmark_jax.main "${arguments[@]}" --dry_run >/dev/null || exit 2
 

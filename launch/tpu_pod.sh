@@ -74,6 +74,7 @@ workdir='' previous=''
 for argument in "$@"; do
   [[ "$previous" =~ ^--?workdir$ ]] && workdir="$argument"
   [[ "$argument" =~ ^--?workdir= ]] && workdir="${argument#*=}"
+  [[ ! "$argument" =~ ^--?dry_run(=.*)?$ ]] || die "$argument: is not for the machines; give it before --"
   previous="$argument"
 done
 [ -n "$workdir" ] || die "--workdir: is not given; give it after --, --workdir=runs/$name say"
@@ -178,9 +179,9 @@ supply() {
 
 # Puts a run folder back that was moved aside when this was killed.
 restore() {
-  [ ! -e "$workdir" ] && [ -e "$stage/replaced" ] || return 0
+  [ ! -e "$workdir" ] && [ -e "$stage/replaced/$workdir" ] || return 0
   run mkdir -p "$(dirname "$workdir")" || return
-  run mv "$stage/replaced" "$workdir"
+  run mv "$stage/replaced/$workdir" "$workdir"
 }
 
 # Replaces the run folder by that of worker 0. Status 3 where there is none, another where it cannot be had.
@@ -191,10 +192,17 @@ fetch() {
   copy --worker=0 "$name:nullmark/fetched.tar" "$stage/fetched.tar" || return 1
   run tar -xf "$stage/fetched.tar" -C "$stage/fetched" || return 1
   restore || return 1
-  run rm -rf "$stage/replaced" || return 1
-  if [ -e "$workdir" ]; then run mv "$workdir" "$stage/replaced" || return 1; fi
+  run rm -rf "$stage/replaced" "$stage/discarded" || return 1
+  local aside=''
+  if [ -e "$workdir" ]; then
+    aside=1
+    run mkdir -p "$(dirname "$stage/replaced/$workdir")" || return 1
+    run mv "$workdir" "$stage/replaced/$workdir" || return 1
+  fi
   run mv "$stage/fetched/$workdir" "$workdir" || return 1
-  run rm -rf "$stage/replaced"
+  # A part of it is not to be put back.
+  if [ -n "$aside" ]; then run mv "$stage/replaced" "$stage/discarded" || return 1; fi
+  run rm -rf "$stage/discarded"
 }
 
 # Fetches every now and then, so that machines that are taken away take little along.
@@ -202,7 +210,8 @@ save() {
   local second
   while :; do
     for ((second = 0; second < save_seconds; second++)); do
-      [ -e "$stage/training" ] || return 0
+      # Nor where this was killed: another start fetches then.
+      { [ -e "$stage/training" ] && kill -0 $$ 2>/dev/null; } || return 0
       sleep 1
     done
     fetch >/dev/null 2>&1 || true
@@ -218,7 +227,7 @@ trap - EXIT
 
 saver=''
 if [ -z "$dry_run" ]; then
-  trap 'rm -f "$stage/training"; say "the training goes on; the same command again follows it"; exit 130' INT TERM
+  trap 'rm -f "$stage/training"; [ -z "$saver" ] || kill "$saver"; say "the training goes on; the same command again follows it"; exit 130' INT TERM
   if [ "$save_seconds" -gt 0 ]; then
     : >"$stage/training"
     save &

@@ -9,11 +9,13 @@ processor. jax's own settings stand: JAX_COMPILATION_CACHE_DIR names another fol
 JAX_ENABLE_COMPILATION_CACHE=false wants none.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
 import pathlib
 import platform
+import time
 from collections.abc import Mapping
 
 import jax
@@ -22,6 +24,8 @@ import jaxlib
 # A thousand programs or so. Whenever jax keeps one more it reads a small file of every one that is there, a
 # tenth of a millisecond each.
 MAX_BYTES = 128 << 20
+# Older than that, nobody is writing it.
+_HALF_SECONDS = 60.0
 # Shorter compilations are not worth that.
 _MIN_SECONDS = 0.05
 
@@ -47,6 +51,7 @@ def enable(environ: Mapping[str, str] = os.environ) -> pathlib.Path | None:
     except OSError as error:
         logging.getLogger(__name__).warning("programs are compiled anew at each start: %s", error)
         return None
+    _remove_halves(folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     for name, value in (
         ("jax_compilation_cache_max_size", MAX_BYTES),
@@ -55,6 +60,18 @@ def enable(environ: Mapping[str, str] = os.environ) -> pathlib.Path | None:
         if name.upper() not in environ:
             jax.config.update(name, value)
     return folder
+
+
+def _remove_halves(folder: pathlib.Path) -> None:
+    """Removes what a killed process had begun to keep, without which jax keeps nothing more.
+
+    An entry is a file NAME-cache and then NAME-atime: jax's limit looks for the second of each first.
+    """
+    for entry in folder.glob("*-cache"):
+        with contextlib.suppress(OSError):  # Another process is at it.
+            whole = entry.with_name(f"{entry.name.removesuffix('-cache')}-atime").exists()
+            if not whole and entry.stat().st_mtime < time.time() - _HALF_SECONDS:
+                entry.unlink()
 
 
 def _folder(environ: Mapping[str, str]) -> pathlib.Path:

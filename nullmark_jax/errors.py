@@ -9,5 +9,9 @@ class FolderBusy(InputError):
     """Another process is at work in the run folder; programs exit with status 75: try again later."""
 
 
+class DevicesUnavailable(RuntimeError):
+    """The devices that the environment asks for are not there; programs exit with status 69."""
+
+
 class TrainingDiverged(RuntimeError):
     """The training loss stopped being finite; the last good checkpoint is kept."""

@@ -30,7 +30,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nullmark_jax import checks
-from nullmark_jax.errors import FolderBusy, InputError
+from nullmark_jax.errors import DevicesUnavailable, FolderBusy, InputError
 
 Tree = TypeVar("Tree")
 AXIS = "devices"
@@ -45,7 +45,7 @@ _FAILED, _BUSY = b"!", b"?"
 def joined(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> Iterator[None]:
     """Joins the other processes of a run for the block; before anything else is asked of jax.
 
-    Where one of them is lost jax ends the others, which says so, within a minute; where some do not come,
+    Where one of them is lost jax ends the others, which says so, in about a minute; where some do not come,
     those that did after five.
 
     Args:
@@ -107,17 +107,17 @@ def _check_coordinator(coordinator: str, process_id: int) -> None:
 
 
 def check_platform() -> None:
-    """Raises InputError where the environment asks for devices that jax cannot have."""
+    """Raises DevicesUnavailable where jax cannot have its devices, those of JAX_PLATFORMS where it is set."""
     try:
         jax.devices()
-    except (
-        RuntimeError,
-        AssertionError,
-    ) as error:  # The latter where CUDA's plugin is not installed.
+    # AssertionError: CUDA's plugin is not installed.
+    except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else "it is not installed"
-        raise InputError(
-            f"JAX_PLATFORMS: {os.environ.get('JAX_PLATFORMS', '')!r} cannot be had ({reason}); install "
-            "nullmark_jax[cuda] or nullmark_jax[tpu], see to the drivers, or leave the variable away"
+        wanted = os.environ.get("JAX_PLATFORMS")
+        what = f"JAX_PLATFORMS: {wanted!r}" if wanted else "devices: they"
+        raise DevicesUnavailable(
+            f"{what} cannot be had ({reason}); install nullmark_jax[cuda] or nullmark_jax[tpu], see to "
+            "the drivers and to what else uses them, or set JAX_PLATFORMS=cpu"
         ) from error
 
 

@@ -11,12 +11,13 @@ from absl import flags
 from ml_collections import config_flags
 
 from nullmark_jax import stopping
-from nullmark_jax.errors import FolderBusy, InputError, TrainingDiverged
+from nullmark_jax.errors import DevicesUnavailable, FolderBusy, InputError, TrainingDiverged
 
 UNUSABLE = 2
 """Exit status of every program for input that it cannot use."""
 DIVERGED = 3
-# As sysexits.h has it: a failure that may pass.
+# As sysexits.h has them: something is not available; a failure that may pass.
+NO_DEVICES = 69
 BUSY = 75
 
 
@@ -36,9 +37,9 @@ def run(
 
     Returns:
       What `body` returned; 0 after --help. One line on stderr and 2 after an InputError, or where the
-      system refuses a file; 75 after a FolderBusy; 3 after a TrainingDiverged; 130 after Ctrl-C; after
-      SIGTERM 0 where a training's state was written, which the line says, and else 143 (either ends the
-      process itself where jax is at work).
+      system refuses a file; 75 after a FolderBusy; 69 after a DevicesUnavailable; 3 after a
+      TrainingDiverged; 130 after Ctrl-C; after SIGTERM 0 where a training's state was written, which the
+      line says, and else 143 (either ends the process itself where jax is at work).
     """
     if {"--help", "-help", "-h"} & set(argv[1:]):
         print(f"{description}\n{flag_values.get_help()}")
@@ -53,6 +54,8 @@ def run(
         return _fail(str(error), UNUSABLE)
     except OSError as error:
         return _fail(f"{error}; check the disk and the permissions", UNUSABLE)
+    except DevicesUnavailable as error:
+        return _fail(str(error), NO_DEVICES)
     except TrainingDiverged as error:
         return _fail(str(error), DIVERGED)
     except stopping.Preempted as stop:

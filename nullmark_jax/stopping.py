@@ -97,7 +97,8 @@ def asked_to_stop() -> Iterator[Callable[[int], bool]]:
     alone gets signals, a process that is none of several is never asked.
 
     Before the first call, while the first step is compiled, which can take a minute, nothing is done that
-    the disk does not have: there SIGTERM ends a process that is none of several, at once and with status 0.
+    the disk does not have: there SIGTERM ends a process that is none of several, at once and with status 0,
+    `put_off` or not.
     """
     if parallel.is_joined():
         yield _asking_at_every_step()
@@ -129,16 +130,20 @@ def _ended_at_once() -> Iterator[Callable[[], None]]:
     """
     told, tell = socket.socketpair()
     tell.setblocking(False)
-    begun = threading.Lock()
+    deciding, begun = threading.Lock(), threading.Event()
 
     def watch() -> None:
         while number := told.recv(1):
-            # Whoever has the lock first decides; it is never given back.
-            if number[0] == signal.SIGTERM and begun.acquire(blocking=False):
-                _exit(f"{_STOPS[signal.SIGTERM]}; no step was done yet: {_AGAIN}", 0)
+            with deciding:
+                if number[0] == signal.SIGTERM and not begun.is_set():
+                    _exit(
+                        f"{_STOPS[signal.SIGTERM]}; no step was done since the start: {_AGAIN}", 0
+                    )
 
     def begin() -> None:
-        begun.acquire(blocking=False)
+        if not begun.is_set():
+            with deciding:
+                begun.set()
 
     previous = signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
     watcher = threading.Thread(target=watch, name="SIGTERM", daemon=True)

@@ -146,7 +146,9 @@ def main(argv: list[str]) -> int:
     )
     flags.DEFINE_bool("dry_run", False, "Print the commands alone.", flag_values=flag_values)
     given = config_arguments(argv[1:])
-    command = program.command_line("nullmark_jax.sweep", argv)
+    # The table's command is the one that trains its points.
+    wanted = [each for each in argv if each.lstrip("-").partition("=")[0] != "collect"]
+    command = program.command_line("nullmark_jax.sweep", wanted)
     return program.run(
         lambda values: _main(values, given, command), flag_values, argv, __doc__ or ""
     )
@@ -170,6 +172,10 @@ def _main(flag_values: flags.FlagValues, given: list[str], command: str) -> int:
         return 0
     stated = config.copy_and_resolve_references().unlock()
     stated.sweep = [point.values for point in points]
+    if flag_values.collect and only is not None:
+        raise InputError(
+            f"--collect: trains nothing, not --only={only} either; give one of the two"
+        )
     left = [each for each in points if not result_path(workdir, each).exists()]
     if flag_values.collect and len(left) == len(points):
         raise InputError(f"--collect: no point in {workdir} is trained yet; train some first")
@@ -179,7 +185,8 @@ def _main(flag_values: flags.FlagValues, given: list[str], command: str) -> int:
         dead = run_points(points[only : only + 1], commands[only : only + 1], workdir, 1)
         return _report_dead(dead)
     if flag_values.collect:
-        dead = dict.fromkeys((each.name for each in left), "not trained yet")
+        known = _dead_before(workdir)
+        dead = {each.name: known.get(each.name, "not trained yet") for each in left}
     else:
         wanted = flag_values.population
         at_once = wanted != "never" and (
@@ -198,6 +205,15 @@ def _main(flag_values: flags.FlagValues, given: list[str], command: str) -> int:
         print(table.markdown())
     print(f"\nthe sweep is in {workdir}; open its report.html")
     return _report_dead(dead)
+
+
+def _dead_before(workdir: pathlib.Path) -> dict[str, str]:
+    """Returns why points died by the table that is there, if any."""
+    path = workdir / "result.json"
+    if not path.exists():
+        return {}
+    result = checks.json_object(files.read_bounded(path, _LARGEST))
+    return dict(result["metrics"]["dead"])
 
 
 def _fills_an_accelerator(points: Sequence[Point], workdir: pathlib.Path) -> bool:

@@ -207,7 +207,15 @@ def has_accelerator(environ: Mapping[str, str] = os.environ) -> bool:
 
     A process of its own asks: the one that asks holds them, and the points' are to have them.
     """
-    code = "from nullmark_jax import parallel; print(parallel.on_accelerator())"
+    # Where there are none that were asked for, the points say so.
+    code = """
+from nullmark_jax import errors, parallel
+try:
+    parallel.check_platform()
+    print(parallel.on_accelerator())
+except errors.DevicesUnavailable:
+    print(False)
+"""
     asked = subprocess.run(
         [sys.executable, "-c", code],
         env=dict(environ) | {_PREALLOCATE: "false"},

@@ -12,6 +12,7 @@ the model file are the claimant's. Exit status:
   2  unusable input, one line on stderr says which: a claim, model file or config that cannot be
      read, a model without the claim's digest, a claim that names other protocol numbers than the
      config or an index that the config has no watermark for, test images that cannot be had.
+  69 the devices that the environment asks for (JAX_PLATFORMS) are not there: neither.
 """
 
 import sys
@@ -19,7 +20,7 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict
 
-from nullmark_jax import checks, data, files, models, program, verification
+from nullmark_jax import checks, data, files, models, parallel, program, verification
 from nullmark_jax import claim as claims
 from nullmark_jax import config as configs
 from nullmark_jax.errors import InputError
@@ -53,6 +54,7 @@ def main(argv: list[str]) -> int:
 def _verify(flag_values: flags.FlagValues) -> int:
     config = flag_values.config
     configs.check(config)
+    parallel.check_platform()
     claim = claims.read_claim(flag_values.claim)
     check_protocol(claim, config)
     result = verify_files(claim, flag_values.model, config)

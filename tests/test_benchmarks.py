@@ -96,6 +96,14 @@ def test_populations_are_timed_each_way():
             assert way["milliseconds"] > 0 and way["peak_memory_bytes"] > 2**26
 
 
+@pytest.mark.slow
+def test_runs_are_timed_one_after_another_and_at_once():
+    small = ("--members=1", "--epochs=1", "--rounds=3")
+    done = run("populations.py", "--json", *small, "--populations=runs")
+    assert done.returncode == 0, done.stderr
+    assert list(json.loads(done.stdout)["runs"]) == ["loop", "at once", "at once on 2 devices"]
+
+
 def test_starts_with_and_without_compiled_programs_are_timed():
     done = run("compilation_cache.py", "--json", "--tasks=digit", "--batch=2", "--rounds=1")
     assert done.returncode == 0, done.stderr

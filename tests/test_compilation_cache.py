@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import shutil
 import stat
 import subprocess
 import sys
@@ -97,19 +96,35 @@ def test_beyond_the_size_what_was_used_longest_ago_goes(first, tmp_path):
     assert len(made) == 4 and slow == set(made[2:])
 
 
+# In a home of their own: an entry is of its folder's path, too.
+
+
 @pytest.mark.slow
-def test_a_damaged_entry_is_compiled_anew(first, tmp_path):
-    _, found, _ = first
-    home = tmp_path / "home"
-    copy = home / "nullmark_jax" / pathlib.Path(found["folder"]).name
-    shutil.copytree(found["folder"], copy)
-    for entry in entries(copy):
+def test_a_damaged_entry_is_compiled_anew(tmp_path):
+    found, _ = start(tmp_path)
+    assert start(tmp_path)[0]["hits"] == len(entries(found["folder"])) > 0
+    for entry in entries(found["folder"]):
         data = bytearray(entry.read_bytes())
         data[len(data) // 2] ^= 1
         entry.write_bytes(data)
-    again, _ = start(home)
-    assert again["hits"] == 0
-    assert again["answer"] == found["answer"]
+    again, _ = start(tmp_path)
+    assert (again["hits"], again["answer"]) == (0, found["answer"])
+
+
+@pytest.mark.slow
+def test_what_a_killed_process_had_half_written_is_compiled_and_kept_anew(tmp_path):
+    found, _ = start(tmp_path)
+    kept = entries(found["folder"])
+    for entry in kept:
+        entry.write_bytes(entry.read_bytes()[:100])
+        entry.with_name(entry.name.replace("-cache", "-atime")).unlink()
+        os.utime(entry, (0, 0))
+    again, _ = start(tmp_path)
+    assert (again["hits"], again["answer"]) == (0, found["answer"])
+    assert entries(found["folder"]) == kept
+    young = kept[0].with_name("another-cache")  # Which another process may be writing.
+    young.write_bytes(b"half")
+    assert start(tmp_path)[0]["hits"] == len(kept) and young.exists()
 
 
 @pytest.mark.slow

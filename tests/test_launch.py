@@ -71,9 +71,9 @@ def test_the_array_has_a_task_a_point_and_the_table_follows_it(sweep_file, tmp_p
         (["--dry_run", "--", "--config=none.py"], "--config: "),
         (
             ["--dry_run", "--", "--config=none.py", "--only=3"],
-            "--only=3: is set by the array's jobs",
+            "--only=3: is not for the jobs; leave",
         ),
-        (["--", "--config=none.py", "-collect"], "-collect: is set by the array's jobs"),
+        (["--", "--config=none.py", "-collect"], "-collect: is not for the jobs; leave it"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(arguments, message):
@@ -147,6 +147,7 @@ def test_a_training_s_job_goes_on_where_it_has_no_result_yet(tmp_path):
         (["--nodes=2"], "--nodes=2: is no option; take --dry_run, --sbatch=OPTION"),
         (["--", "--config=configs/digit.py"], "no --workdir=FOLDER among the training's"),
         (["--dry_run", "--", "--config=none.py", "--workdir", "x"], "--config: "),
+        (["--", "--config=x.py", "--workdir=x", "--dry_run"], "--dry_run: is not for the jobs"),
         (
             ["--dry_run", "--", "{digit}", "-workdir=x", "--config.epochs=-1"],
             "config.epochs: -1 is out of range",

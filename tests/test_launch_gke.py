@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import jsonschema
 import kubernetes_validate
 import pytest
@@ -256,6 +257,27 @@ def test_a_sweep_has_a_pod_for_each_point_and_then_the_table(cloud, sweep):
     assert "failurePolicy" not in manifests["JobSet"]["spec"]
 
 
+def test_a_point_s_pod_without_its_devices_is_not_done(cloud, sweep, tmp_path):
+    options, arguments = sweep
+    _, manifests = dry_run(cloud, *GPUS, *options, *arguments)
+    container = container_of(jobs_of(manifests["JobSet"])["points"])
+    _, flag, script, name = container["command"]
+    # The image's Python.
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    for platform, status in (("tpu", 69), ("cpu", 7)):
+        if platform == "tpu" and jax.default_backend() == "tpu":
+            continue
+        ended = subprocess.run(
+            ["/bin/sh", flag, script, name, "sh", "-c", "exit 7"],
+            env={**os.environ, **environ, "JAX_PLATFORMS": platform},
+            capture_output=True,
+            text=True,
+        )
+        assert ended.returncode == status, ended.stderr
+
+
 # The shells of the containers.
 
 
@@ -450,6 +472,8 @@ def test_without_access_it_says_so(cloud):
         (("--name=a", *ARGUMENTS), "--image: '' is none"),
         (("--name=a", "--image=i", *ARGUMENTS), "--claim: '' is none"),
         ((*COMMON, *ARGUMENTS), "--tpu: '' with --gpu=''; give one of the two"),
+        ((*GPUS, *ARGUMENTS, "--dry_run"), "--dry_run: is not for the pods; leave it away"),
+        ((*GPUS, "--sweep", *ARGUMENTS, "--only=1"), "--only=1: is not for the pods; leave it"),
         ((*SLICE, "--gpu=nvidia-l4", *ARGUMENTS), "--tpu: "),
         ((*SLICE, "--topology=4", *ARGUMENTS), "--topology: '4' is none"),
         ((*SLICE, "--chips=3", *ARGUMENTS), "--chips: 3 on a host"),

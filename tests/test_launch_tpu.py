@@ -175,10 +175,12 @@ def test_a_dry_run_prints_every_command_and_does_nothing(project):
         ["mkdir", "-p", f"{stage}/fetched", "runs"],
         [*scp, "--worker=0", "pod:nullmark/fetched.tar", f"{stage}/fetched.tar"],
         ["tar", "-xf", f"{stage}/fetched.tar", "-C", f"{stage}/fetched"],
-        ["rm", "-rf", f"{stage}/replaced"],
-        ["mv", "runs/x", f"{stage}/replaced"],
+        ["rm", "-rf", f"{stage}/replaced", f"{stage}/discarded"],
+        ["mkdir", "-p", f"{stage}/replaced/runs"],
+        ["mv", "runs/x", f"{stage}/replaced/runs/x"],
         ["mv", f"{stage}/fetched/runs/x", "runs/x"],
-        ["rm", "-rf", f"{stage}/replaced"],
+        ["mv", f"{stage}/replaced", f"{stage}/discarded"],
+        ["rm", "-rf", f"{stage}/discarded"],
         [*resources, "delete", "pod", *where, "--force", "--quiet"],
     ]
     assert not calls(project) and not (project / "build").exists()
@@ -275,7 +277,7 @@ def test_machines_that_are_taken_away_and_new_ones(project):
 
 
 def test_a_run_folder_that_was_moved_aside_when_it_was_killed_goes_along(project):
-    replaced = project / "build" / "tpu-pod" / "replaced"
+    replaced = project / "build" / "tpu-pod" / "replaced" / "runs" / "x"
     (replaced / "checkpoints").mkdir(parents=True)
     (replaced / "checkpoints" / "epochs").write_text("epoch\n")
     assert launch(project, *OPTIONS, *ARGUMENTS).returncode == 0
@@ -397,6 +399,7 @@ def test_changes_that_are_not_committed(project):
         (ARGUMENTS, "--name: '' is no name"),
         (("--name=A", *ARGUMENTS), "--name: 'A' is no name"),
         (("--name=a", *ARGUMENTS), "--type: '' is no type"),
+        ((*OPTIONS, *ARGUMENTS, "--dry_run"), "--dry_run: is not for the machines"),
         (("--name=a", "--type=v4-8", *ARGUMENTS), "--zone: '' is no zone"),
         ((*OPTIONS, "--type=v9-8", *ARGUMENTS), "--runtime: none is known for --type=v9-8"),
         ((*OPTIONS, "--save_seconds=-1", *ARGUMENTS), "--save_seconds: '-1' is no number"),

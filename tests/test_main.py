@@ -139,12 +139,16 @@ def test_the_first_process_s_port_is_another_s(capsys, tmp_path, config_file):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("platform", ["tpu", "cuda"])
-def test_devices_that_the_environment_asks_for_in_vain(tmp_path, config_file, platform):
+@pytest.mark.parametrize(
+    ("program", "platform"), [("main", "tpu"), ("main", "cuda"), ("verify", "tpu")]
+)
+def test_devices_that_the_environment_asks_for_in_vain(tmp_path, config_file, program, platform):
+    """Status 69, which is no verdict."""
     if jax.default_backend() != "cpu":
         pytest.skip("there are devices, here")
+    given = ["--claim=claim.json", "--model=model.safetensors"] if program == "verify" else []
     ended = subprocess.run(
-        [sys.executable, "-m", "nullmark_jax.main", f"--config={config_file}"],
+        [sys.executable, "-m", f"nullmark_jax.{program}", f"--config={config_file}", *given],
         env={**os.environ, "JAX_PLATFORMS": platform, "PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
         capture_output=True,
@@ -152,7 +156,7 @@ def test_devices_that_the_environment_asks_for_in_vain(tmp_path, config_file, pl
         check=False,
     )
     (line,) = [each for each in ended.stderr.splitlines() if each.startswith("JAX_PLATFORMS")]
-    assert ended.returncode == 2 and ended.stderr.splitlines()[-1] == line
+    assert ended.returncode == 69 and ended.stderr.splitlines()[-1] == line
     assert line.startswith(f"JAX_PLATFORMS: '{platform}' cannot be had (")
     assert list(tmp_path.iterdir()) == []
 

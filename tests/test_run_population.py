@@ -220,10 +220,11 @@ def test_a_sweep_trains_its_points_on_two_devices_at_once_and_goes_on_after_kill
         command, env=environ, stderr=subprocess.DEVNULL, start_new_session=True
     ) as killed:
         until = time.monotonic() + 300
-        while time.monotonic() < until and not any(
+        while not any(
             len((swept / "points" / name / "metrics.jsonl").read_text()) > len(text)
             for name, text in begun.items()
         ):
+            assert time.monotonic() < until and killed.poll() is None
             time.sleep(0.002)
         os.killpg(killed.pid, signal.SIGKILL)
         assert killed.wait() == -signal.SIGKILL

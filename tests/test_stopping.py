@@ -78,12 +78,15 @@ def compiling(*arguments):
 
 def test_before_the_first_step_sigterm_ends_the_process_at_once():
     with compiling("first", 10**9) as process:
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=20)
+        try:
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=20)
+        finally:
+            process.kill()
     assert (process.returncode, said) == (
         0,
-        "terminated; no step was done yet: give the same command again to go on\n",
+        "terminated; no step was done since the start: give the same command again to go on\n",
     )
 
 

@@ -172,7 +172,8 @@ def swept(sweep_file, tmp_path_factory):
         command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as killed:
         until = time.monotonic() + 120
-        while not list(workdir.glob("points/*/result.json")) and time.monotonic() < until:
+        while not list(workdir.glob("points/*/result.json")):
+            assert time.monotonic() < until and killed.poll() is None
             time.sleep(0.01)
         killed.kill()  # The points' processes go on, and are waited for.
         assert killed.wait() == -signal.SIGKILL
@@ -213,7 +214,15 @@ def test_a_finished_sweep_trains_nothing_again(swept):
     collected = subprocess.run([*command, "--collect"], capture_output=True, text=True)
     assert collected.returncode == 1
     result = json.loads((workdir / "result.json").read_text())["metrics"]
-    assert list(result["dead"].values()) == ["not trained yet"] and len(result["points"]) == 4
+    # The cause is known from the table before.
+    (why,) = result["dead"].values()
+    assert "nowhere.npz" in why and len(result["points"]) == 4
+    environment = json.loads((workdir / "result.json").read_text())["environment"]
+    assert "--collect" not in environment["command"]
+    (workdir / "result.json").unlink()
+    subprocess.run([*command, "--collect"], capture_output=True)
+    result = json.loads((workdir / "result.json").read_text())["metrics"]
+    assert list(result["dead"].values()) == ["not trained yet"]
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 1  # The dead one is tried again.
     assert before == {path: path.stat().st_mtime_ns for path in before}
@@ -225,6 +234,8 @@ def test_a_table_of_no_points_is_refused(capsys, sweep_file, tmp_path):
     assert capsys.readouterr().err == (
         f"--collect: no point in {tmp_path / 'run'} is trained yet; train some first\n"
     )
+    assert sweep.main(["sweep", *given, "--only=1"]) == 2
+    assert capsys.readouterr().err.startswith("--collect: trains nothing, not --only=1 either")
     assert not (tmp_path / "run").exists()
 
 

@@ -208,39 +208,42 @@ def test_watermarks_that_did_not_leak_are_to_serve(kept, normal_accuracy, agrees
 
 def test_why_hidden_watermarks_fail_is_told_by_a_lower_lambda_and_by_a_control():
     attack = attacked(0.9, 0, hidden=2, hidden_verified=1)
-    lost, kept = (
+    lost, kept, before = (
         {**attack["models"][0], "hidden_1": found(1.0, own), "lowered_1": found(1.0, lower)}
-        for own, lower in ((0.1, 0.7), (0.9, 0.95))
+        for own, lower in ((0.1, 0.7), (0.9, 0.95), (0.98, 0.99))
     )
     grid = [{**attack, "models": [lost, kept]}]
-    control = attacked(0.9, 2, hidden=2, hidden_verified=2)
-    parts = {"before": attacked(0.9, 2), "earlier": attacked(0.9, 2, hidden=2, hidden_verified=2)}
-    metrics = {
-        "attacker": "x",
-        "images": 5000,
-        "epochs": 20,
-        "threshold": 0.8,
-        "lower": 100.0,
-        **parts,
-    }
-    metrics |= {"grid": grid, "controls": [control], "steps": 300}
+    whole = {**attacked(0.9, 2, hidden=2, hidden_verified=2), "models": [before, before]}
+    # Of another attacker, whose attacks cost too much to count.
+    other = {**whole, "name": "at 0.1", "hidden_verified": 0}
+    parts = {"before": whole, "earlier": whole, "grid": grid, "controls": [whole, other]}
+    metrics = {"attacker": "x", "images": 5000, "epochs": 20, "threshold": 0.8, "lower": 100.0}
+    metrics |= {**parts, "steps": 300}
     finding = corruption.verdict({"metrics": metrics})[-1]
     assert finding.agrees is None and not finding.claim
     assert finding.text == (
         "Of the 1 hidden watermarks that fail after these attacks null is 10.00 at the owner's lambda and "
-        "70.00 shown at 100. After the same training without the leaked watermark 2 of 2 verify."
+        "70.00 shown at 100. Of the hidden ones verify after the same training without the leaked "
+        "watermark: at 0.9: 2 of 2."
     )
     (table,) = corruption.tables({"metrics": metrics, "paper": {}})
     rows = {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
-    assert rows["no mark: at 0.9"]["hidden verified"] == "2 of 2"
+    assert rows["no mark: at 0.9"]["hidden verified"] == "2 of 2" and "no mark:" in table.note
     shown = rows["relabel: at 0.9"]
     assert shown["hidden null"] == "50.00 (10.00 to 90.00)"
     assert shown["hidden null at 100"] == "82.50 (70.00 to 95.00)"
     # Earlier results have no controls, nor one at a lower lambda.
-    del metrics["controls"], lost["lowered_1"], kept["lowered_1"]
+    del metrics["controls"], metrics["lower"]
+    for model in (lost, kept, before):
+        del model["lowered_1"]
     assert corruption.verdict({"metrics": metrics})[-1].claim
     (table,) = corruption.tables({"metrics": metrics, "paper": {}})
-    assert "no mark: at 0.9" not in [row[0] for row in table.rows]
+    assert "no mark: at 0.9" not in [row[0] for row in table.rows] and "no mark" not in table.note
+    assert "hidden null" in table.header and "hidden null at 100" not in table.header
+    del before["hidden_1"]
+    (table,) = corruption.tables({"metrics": metrics, "paper": {}})
+    assert "hidden null" not in table.header
+    assert {len(row) for row in table.rows} == {len(table.header)}
 
 
 def hiding(hidden, recovered, *, loss=None):

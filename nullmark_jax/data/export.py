@@ -6,6 +6,7 @@ start that would each begin to; and machines without a network, or without a com
 """
 
 import io
+import pathlib
 import sys
 
 import numpy as np
@@ -31,6 +32,9 @@ def main(argv: list[str]) -> int:
 def _export(flag_values: flags.FlagValues) -> int:
     config = flag_values.config
     configs.check(config)
+    # Before a data set is downloaded and prepared.
+    with files.writing(flag_values.out):
+        pathlib.Path(flag_values.out).parent.resolve(strict=True)
     # Whole: the validation split is taken out where the file is read.
     arguments = data_arguments(config) | {"validation_fraction": 0.0}
     splits = data.load(**arguments, seed=config.seed)

@@ -104,9 +104,10 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
             adversary = attacker.adversary(
                 steps=config.grid.steps, batch_size=config.grid.batch_size
             )
-            planned[f"control: {attacker.name}/{victim.name}"] = _control(
-                bench, adversary, config, images=attacker.images
-            )
+            if not adversary.null_space:  # A mark's: without one it would be another training.
+                planned[f"control: {attacker.name}/{victim.name}"] = _control(
+                    bench, adversary, config, images=attacker.images
+                )
             for goal in config.goals:
                 planned[f"{goal}: {attacker.name}/{victim.name}"] = _corrupted(
                     bench, goal, adversary, config, images=attacker.images
@@ -134,7 +135,9 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         "earlier": part("earlier/"),
         "lower": _LOWER,
         "controls": [
-            {"name": attacker.name, **part(f"control: {attacker.name}/")} for attacker in grid
+            {"name": attacker.name, **part(f"control: {attacker.name}/")}
+            for attacker in grid
+            if f"control: {attacker.name}/{first.name}" in planned
         ],
         "grid": [
             {"goal": goal, "name": attacker.name, **part(f"{goal}: {attacker.name}/")}
@@ -208,18 +211,21 @@ def _control(
 def tables(result: Result) -> list[Table]:
     """Returns what each attack leaves of the model, of the leaked watermark and of the hidden ones."""
     metrics, paper = result["metrics"], result["paper"]
+    hidden = _hidden_columns(metrics)
+    # Earlier results have no controls.
+    controls = metrics.get("controls", [])
     rows = [
-        _row("before", metrics["before"]),
-        _row(f"relabel: {metrics['attacker']}{_theirs(metrics)}", metrics["earlier"]),
+        _row("before", metrics["before"], hidden),
+        _row(f"relabel: {metrics['attacker']}{_theirs(metrics)}", metrics["earlier"], hidden),
     ]
     if "true_accuracy" in paper:
         printed = [percent(paper[name]) for name in PRINTED]
         rows.append(
-            ["as the earlier paper has it", printed[0], "", printed[2], printed[1], *[""] * 4]
+            ["as the earlier paper has it", printed[0], "", printed[2], printed[1], ""]
+            + [""] * (len(hidden) + 1)
         )
-    # Earlier results have no controls.
-    rows += [_row(f"no mark: {each['name']}", each) for each in metrics.get("controls", ())]
-    rows += [_row(f"{each['goal']}: {each['name']}", each) for each in metrics["grid"]]
+    rows += [_row(f"no mark: {each['name']}", each, hidden) for each in controls]
+    rows += [_row(f"{each['goal']}: {each['name']}", each, hidden) for each in metrics["grid"]]
     return [
         Table(
             "Training against a leaked watermark, %: mean (lowest to highest)",
@@ -230,20 +236,27 @@ def tables(result: Result) -> list[Table]:
                 "leaked null agreement",
                 "leaked true",
                 "leaked verified",
-                "hidden null",
-                f"hidden null at {_LOWER:g}",
+                *hidden,
                 "hidden verified",
             ),
             rows,
-            "no mark: the same training on the images alone. relabel gives the true copies another label, "
-            "unlearn the image's own; break-null gives the null copies one fixed label. Hidden watermarks "
-            f"did not leak. All but the paper's train {metrics['steps']} steps. The earlier paper names no "
-            "optimiser; its attacker here has the later paper's.",
+            ("no mark: the same training on the images alone. " if controls else "")
+            + "relabel gives the true copies another label, unlearn the image's own; break-null gives "
+            "the null copies one fixed label. Hidden watermarks did not leak. All but the paper's train "
+            f"{metrics['steps']} steps. The earlier paper names no optimiser; its attacker here has the "
+            "later paper's.",
         )
     ]
 
 
-def _row(name: str, part: Metrics) -> list[str]:
+def _hidden_columns(metrics: Metrics) -> dict[str, str]:
+    """Returns columns of the null of hidden watermarks by the marks' prefixes, of what was measured."""
+    models = metrics["before"]["models"]
+    titles = {"hidden_": "hidden null", "lowered_": f"hidden null at {metrics.get('lower', 0):g}"}
+    return {title: prefix for prefix, title in titles.items() if _hidden(models, prefix)}
+
+
+def _row(name: str, part: Metrics, hidden: dict[str, str]) -> list[str]:
     models = part["models"]
     return [
         name,
@@ -257,10 +270,7 @@ def _row(name: str, part: Metrics) -> list[str]:
             )
         ),
         f"{part['verified']} of {len(models)}",
-        *(
-            mean_and_spread(marks, "null") if marks else ""
-            for marks in (_hidden(models), _hidden(models, "lowered_"))
-        ),
+        *(mean_and_spread(_hidden(models, prefix), "null") for prefix in hidden.values()),
         f"{part['hidden_verified']} of {part['hidden']}" if part["hidden"] else "none is embedded",
     ]
 
@@ -380,12 +390,12 @@ def verdict(result: Result) -> list[Finding]:
                 False if others else True if cheap and kept == hidden else None,
                 claim="Marks that did not leak still serve (both papers)",
                 brief=f"{kept} of {hidden} verify",
-                cause="The training more than the attack on the other mark. Adam at 1e-3 on clean images "
+                cause="The training, and the attack on the other mark. Adam at 1e-3 on clean images "
                 "alone takes every mark of Digit, hidden and leaked; at 1e-4 one hidden of three, where "
-                "relabelling with logits takes all three; SGD on clean images takes none. In part lambda "
-                "enlarges it: null that relabelling at 1e-4 took is there at 100, what unlearning or 1e-3 "
-                "took mostly is not. Tested by the same training without a mark, beside each attack, and at "
-                "a lower lambda ({corruption}).",
+                "relabelling or unlearning with logits takes all three; SGD on clean images takes none. In "
+                "part lambda enlarges it: null that relabelling at 1e-4 took is there at 100, what "
+                "unlearning or 1e-3 took mostly is not. Tested by the same training without a mark, "
+                "beside each attack, and at a lower lambda ({corruption}).",
             )
         )
     return findings + _why_hidden_fail(metrics, parts)
@@ -393,20 +403,25 @@ def verdict(result: Result) -> list[Finding]:
 
 def _why_hidden_fail(metrics: Metrics, parts: list[Record]) -> list[Finding]:
     """Returns whether hidden watermarks that fail are there at a lower lambda, and fail unattacked, too."""
-    models = [model for part in parts for model in part["models"]]
-    both = zip(_hidden(models), _hidden(models, "lowered_"), strict=False)
-    lost = [pair for pair in both if pair[0]["wm"] <= metrics["threshold"]]
-    controls = metrics.get("controls", ())  # Earlier results have none, nor what is lowered.
-    hidden = sum(each["hidden"] for each in controls)
-    if not lost or not hidden:
+    lost = []
+    for model in (model for part in parts for model in part["models"]):
+        for name, mark in model.items():
+            lower = model.get(name.replace("hidden_", "lowered_"))  # Earlier results lack it.
+            if name.startswith("hidden_") and lower and mark["wm"] <= metrics["threshold"]:
+                lost.append({"own": mark["null"], "lower": lower["null"]})
+    trained = {each.get("name") for each in parts}
+    controls = [each for each in metrics.get("controls", ()) if each["name"] in trained]
+    if not lost or not controls:
         return []
-    own, lower = ([pair[which] for pair in lost] for which in (0, 1))
+    told = ", ".join(
+        f"{each['name']}: {each['hidden_verified']} of {each['hidden']}" for each in controls
+    )
     return [
         Finding(
             f"Of the {len(lost)} hidden watermarks that fail after these attacks null is "
-            f"{mean_and_spread(own, 'null')} at the owner's lambda and {mean_and_spread(lower, 'null')} "
-            f"shown at {metrics['lower']:g}. After the same training without the leaked watermark "
-            f"{sum(each['hidden_verified'] for each in controls)} of {hidden} verify."
+            f"{mean_and_spread(lost, 'own')} at the owner's lambda and {mean_and_spread(lost, 'lower')} "
+            f"shown at {metrics['lower']:g}. Of the hidden ones verify after the same training without the "
+            f"leaked watermark: {told}."
         )
     ]
 

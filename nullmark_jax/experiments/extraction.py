@@ -245,7 +245,7 @@ def tables(result: Result) -> list[Table]:
             rows,
             f"Trained from new parameters with the victim's own recipe{_steps(metrics)}; as many steps "
             "whatever the number of images. Queries of the task are the victim's own training images "
-            f"without their labels; {_TRUE_LABELS}: the same images and these, the victim is not asked. "
+            f"without their labels{_control_note(metrics)}. "
             "Agreement: test images that the substitute answers as the victim does. Labels answered: how "
             "many different ones the victim gave, or the images have.",
         )
@@ -262,6 +262,13 @@ def tables(result: Result) -> list[Table]:
             )
         )
     return tables
+
+
+def _control_note(metrics: Metrics) -> str:
+    controls = metrics.get("controls")  # Earlier results lack them.
+    return (
+        f"; {_TRUE_LABELS}: the same images and these, the victim is not asked" if controls else ""
+    )
 
 
 def _steps(metrics: Metrics) -> str:
