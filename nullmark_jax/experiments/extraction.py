@@ -382,7 +382,9 @@ def _needed(metrics: Metrics, before: float) -> list[Finding]:
                 if as_good
                 else f"reach NC {percent(mean(shown['models'], 'normal_accuracy'))}"
             ),
-            cause="Not tested. Half of Digit's images may teach as much without a victim.",
+            cause="The task is easier than its training set is large: Digit's images with their true labels, "
+            "no victim asked, teach as much as with the victim's labels, be it 1%, 10%, half or all of them "
+            "(its softmax outputs add a point at 1%). Tested by that control ({extraction}).",
         )
     ]
 
