@@ -162,6 +162,44 @@ def test_a_training_s_bad_input_is_one_line_and_status_2(arguments, message):
     assert line.removeprefix("launch/slurm_train.sh: ").startswith(message)
 
 
+def examples():
+    """The launchers' commands in launch/README.md."""
+    blocks = re.findall(r"```console\n(.*?)```", (LAUNCH / "README.md").read_text(), re.DOTALL)
+    commands = [each for block in blocks for each in re.split(r"^\$ ", block, flags=re.MULTILINE)]
+    return [each.replace("\\\n", " ") for each in commands if each.startswith("launch/")]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a clone")
+def test_the_readme_s_examples_can_be_tried(tmp_path):
+    clone = tmp_path / "project"
+    subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+    # Not the commit's: what is being worked on.
+    shutil.copytree(LAUNCH, clone / "launch", dirs_exist_ok=True)
+    (clone / "data").mkdir()
+    (clone / "data" / "mnist.npz").touch()
+    tried = [each.split(" ", 1)[0] for each in examples()]
+    assert set(tried) == {
+        f"launch/{name}"
+        for name in ("slurm_train.sh", "slurm_sweep.sh", "tpu_pod.sh", "gke_jobset.py")
+    }
+    for command in examples():
+        script, arguments = command.split(" ", 1)
+        if "--dry_run" not in arguments:
+            arguments = f"--dry_run {arguments}"
+        # gke_jobset.py's first line takes the Python on the PATH.
+        launcher = f"{shlex.quote(sys.executable)} {script}" if script.endswith(".py") else script
+        options = "--allow_dirty " if "tpu_pod" in script else ""
+        done = subprocess.run(
+            ["bash", "-c", f"{launcher} {options}{arguments}"],
+            env={**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)},
+            cwd=clone,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0 and done.stdout and not done.stderr, (command, done.stderr)
+
+
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck on the PATH")
 @pytest.mark.parametrize("path", sorted(LAUNCH.glob("*.sh")), ids=lambda path: path.name)
 def test_shellcheck_finds_nothing(path):
