@@ -1,17 +1,21 @@
-"""What a training survives: kill -9 at random moments, and a thousand epochs in flat memory.
+"""What a training survives: kill -9 at random moments, SIGTERM, and a thousand epochs in flat memory.
 
     python benchmarks/endurance.py --what=kills [--kills=50] [--json] -- --config=configs/quickstart.py ...
+    python benchmarks/endurance.py --what=stops [--stops=10] [--json] -- --config=configs/traffic.py ...
     python benchmarks/endurance.py --what=memory [--json] [--figure=OUT.png] -- --config=FILE.py ...
 
 What stands behind -- goes to `python -m nullmark_jax.main`, but for --workdir; name a key and a timestamp.
 `kills` starts the run again and again, each time killed at a moment drawn uniformly from the time that a run
 takes which nothing stops (imports, compilation and the files at its end included); one that ends before that
 is followed by another one. Then it lets the last one end, and compares all of them with the one that nothing
-stopped, byte for byte; exit status 1 where a file differs. `memory` lets a run end and reads its resident
-memory from /proc about once an epoch.
+stopped, byte for byte; exit status 1 where a file differs. `stops` starts runs with nothing compiled before,
+tells each to stop (SIGTERM) at one of so many moments between its start and the middle of its second epoch,
+and reads how long it takes to end. `memory` lets a run end and reads its resident memory from /proc about
+once an epoch.
 """
 
 import itertools
+import os
 import pathlib
 import random
 import subprocess
@@ -28,9 +32,10 @@ import matplotlib.pyplot as plt
 
 import contestant
 
-_WHAT = flags.DEFINE_enum("what", None, ["kills", "memory"], "Which.", required=True)
+_WHAT = flags.DEFINE_enum("what", None, ["kills", "stops", "memory"], "Which.", required=True)
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
 _KILLS = flags.DEFINE_integer("kills", 50, "How often it is killed.", lower_bound=1)
+_STOPS = flags.DEFINE_integer("stops", 10, "How many are told to stop.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
 _FIGURE = flags.DEFINE_string("figure", None, "Draw the memory's curve here.")
 
@@ -38,11 +43,11 @@ _FIGURE = flags.DEFINE_string("figure", None, "Draw the memory's curve here.")
 FILES = ("model.safetensors", "claim.json", "config.json", "metrics.jsonl")
 
 
-def start(arguments: list[str], workdir: pathlib.Path) -> subprocess.Popen:
+def start(arguments: list[str], workdir: pathlib.Path, **environ: str) -> subprocess.Popen:
     """Starts a run; what it says goes to a file beside its folder."""
     command = [sys.executable, "-m", "nullmark_jax.main", *arguments, f"--workdir={workdir}"]
     with open(workdir.with_suffix(".log"), "a") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log)
+        return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | environ)
 
 
 def finish(arguments: list[str], workdir: pathlib.Path) -> list[float]:
@@ -107,6 +112,37 @@ def kills(arguments: list[str], folder: pathlib.Path) -> dict:
     }
 
 
+def stops(arguments: list[str], folder: pathlib.Path) -> dict:
+    """Returns what --json prints of `stops`: of each run when it was told, and what it did then."""
+    began, process = time.monotonic(), start(arguments, folder / "whole")
+    while epochs_done(folder / "whole") < 1:
+        if process.poll() is not None:
+            sys.exit(f"{(folder / 'whole').with_suffix('.log').read_text().splitlines()[-1]}")
+        time.sleep(0.02)
+    epoch = time.monotonic() - began
+    process.kill()
+    process.wait()
+    found = []
+    for number in range(_STOPS.value):
+        after = 1.5 * epoch * (number + 0.5) / _STOPS.value
+        workdir = folder / f"run-{number}"
+        process = start(arguments, workdir, XDG_CACHE_HOME=str(folder / f"cache-{number}"))
+        time.sleep(after)
+        process.terminate()
+        told = time.monotonic()
+        process.wait()
+        found.append(
+            {
+                "after_seconds": after,
+                "seconds": time.monotonic() - told,
+                "status": process.returncode,
+                "checkpoint": any(workdir.glob("checkpoints/[0-9]*")),
+                "epochs_done": epochs_done(workdir),
+            }
+        )
+    return {"stops": found, "seconds_to_the_first_epoch": epoch}
+
+
 def epochs_done(workdir: pathlib.Path) -> int:
     path = workdir / "metrics.jsonl"
     return path.read_text().count("\n") if path.exists() else 0
@@ -157,7 +193,7 @@ def draw(found: dict, path: str) -> None:
 def main(argv: list[str]) -> None:
     if len(argv) < 2:
         sys.exit("no run: give -- and its arguments, --config=configs/quickstart.py say")
-    measure = kills if _WHAT.value == "kills" else memory
+    measure = {"kills": kills, "stops": stops, "memory": memory}[_WHAT.value]
     with tempfile.TemporaryDirectory() as folder:
         found = measure(argv[1:], pathlib.Path(folder))
     if _WHAT.value == "memory" and _FIGURE.value:
@@ -170,6 +206,13 @@ def main(argv: list[str]) -> None:
             f"{found['last_over_middle']:.3f} times the middle's; in the second half "
             f"{found['bytes_an_epoch_second_half'] / 2**10:+.1f} KiB an epoch"
         )
+    elif _WHAT.value == "stops":
+        for each in found["stops"]:
+            print(
+                f"told after {each['after_seconds']:.0f} s, ended after {each['seconds']:.1f} s with "
+                f"{each['status']}, {each['epochs_done']} epochs done, "
+                f"{'with' if each['checkpoint'] else 'without'} a state"
+            )
     else:
         print(
             f"{found['kills']}; the same bytes: {found['same_bytes']}; left: {found['left_behind']}"

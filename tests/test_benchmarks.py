@@ -262,6 +262,17 @@ def test_a_run_killed_at_random_moments_is_compared_with_an_unbroken_one(tiny_ru
     assert list(found["same_bytes"].values()) == [True] * 4 and found["left_behind"] == []
 
 
+@pytest.mark.slow
+def test_runs_that_are_told_to_stop_are_timed(tiny_run):
+    done = run("endurance.py", "--what=stops", "--stops=2", "--json", *tiny_run)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found["stops"]) == 2 and found["seconds_to_the_first_epoch"] > 0
+    for each in found["stops"]:
+        # As it starts, in training, or verified or not before it was told.
+        assert each["status"] in (143, 0, 1) and 0 <= each["seconds"] < 60
+
+
 def test_a_run_s_memory_is_read_epoch_by_epoch(tiny_run, tmp_path):
     figure = tmp_path / "memory.png"
     arguments = ["--json", f"--figure={figure}", *tiny_run, "--config.epochs=40"]
