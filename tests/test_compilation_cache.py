@@ -102,7 +102,8 @@ def test_beyond_the_size_what_was_used_longest_ago_goes(first, tmp_path):
 @pytest.mark.slow
 def test_a_damaged_entry_is_compiled_anew(tmp_path):
     found, _ = start(tmp_path)
-    assert start(tmp_path)[0]["hits"] == len(entries(found["folder"])) > 0
+    kept = entries(found["folder"])
+    assert start(tmp_path)[0]["hits"] == len(kept) > 0
     for entry in entries(found["folder"]):
         data = bytearray(entry.read_bytes())
         data[len(data) // 2] ^= 1
@@ -114,17 +115,18 @@ def test_a_damaged_entry_is_compiled_anew(tmp_path):
 @pytest.mark.slow
 def test_what_a_killed_process_had_half_written_is_compiled_and_kept_anew(tmp_path):
     found, _ = start(tmp_path)
-    kept = entries(found["folder"])
-    for entry in kept:
+    for entry in entries(found["folder"]):
         entry.write_bytes(entry.read_bytes()[:100])
         entry.with_name(entry.name.replace("-cache", "-atime")).unlink()
         os.utime(entry, (0, 0))
     again, _ = start(tmp_path)
     assert (again["hits"], again["answer"]) == (0, found["answer"])
-    assert entries(found["folder"]) == kept
-    young = kept[0].with_name("another-cache")  # Which another process may be writing.
+    # Another may take just about as long as is worth a file.
+    (kept,) = (each for each in entries(found["folder"]) if "slow_to_compile" in each.name)
+    assert kept.stat().st_size > 100
+    young = kept.with_name("another-cache")  # Which another process may be writing.
     young.write_bytes(b"half")
-    assert start(tmp_path)[0]["hits"] == len(kept) and young.exists()
+    assert start(tmp_path)[0]["hits"] > 0 and young.exists()
 
 
 @pytest.mark.slow
