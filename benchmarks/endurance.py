@@ -64,7 +64,12 @@ def finish(arguments: list[str], workdir: pathlib.Path) -> list[float]:
 def check_ended(process: subprocess.Popen, workdir: pathlib.Path) -> None:
     """Ends this program where the run neither verified nor did not."""
     if process.returncode not in (0, 1):
-        sys.exit(f"{workdir.with_suffix('.log').read_text().splitlines()[-1]}")
+        sys.exit(last_line(workdir))
+
+
+def last_line(workdir: pathlib.Path) -> str:
+    """Returns the last that a run said."""
+    return workdir.with_suffix(".log").read_text().splitlines()[-1]
 
 
 def kills(arguments: list[str], folder: pathlib.Path) -> dict:
@@ -114,10 +119,11 @@ def kills(arguments: list[str], folder: pathlib.Path) -> dict:
 
 def stops(arguments: list[str], folder: pathlib.Path) -> dict:
     """Returns what --json prints of `stops`: of each run when it was told, and what it did then."""
-    began, process = time.monotonic(), start(arguments, folder / "whole")
-    while epochs_done(folder / "whole") < 1:
+    whole = folder / "whole"
+    began, process = time.monotonic(), start(arguments, whole)
+    while epochs_done(whole) < 1:
         if process.poll() is not None:
-            sys.exit(f"{(folder / 'whole').with_suffix('.log').read_text().splitlines()[-1]}")
+            sys.exit(last_line(whole))
         time.sleep(0.02)
     epoch = time.monotonic() - began
     process.kill()

@@ -8,6 +8,9 @@ dry_run=
 options=()
 arguments=()
 
+# shellcheck source=arguments.sh
+source "${BASH_SOURCE[0]%"${BASH_SOURCE[0]##*/}"}arguments.sh"
+
 # A step has the job's cores a task: Slurm 22.05 and later give it one else. Not expanded here: the job has its own.
 # shellcheck disable=SC2016
 step='srun ${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK} '

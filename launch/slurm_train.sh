@@ -12,12 +12,7 @@ set -euo pipefail
 # shellcheck source=slurm_options.sh
 source "${BASH_SOURCE[0]%"${BASH_SOURCE[0]##*/}"}slurm_options.sh"
 read_options training "--config=configs/TASK.py and --workdir=FOLDER" "$@"
-workdir='' previous=''
-for argument in "${arguments[@]}"; do
-  [[ "$previous" =~ ^--?workdir$ ]] && workdir="$argument"
-  [[ "$argument" =~ ^--?workdir= ]] && workdir="${argument#*=}"
-  previous="$argument"
-done
+workdir="$(workdir_of "${arguments[@]}")"
 [ -n "$workdir" ] || die "no --workdir=FOLDER among the training's arguments: name one that all nodes see"
 refuse dry_run
 check_sbatch

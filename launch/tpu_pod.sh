@@ -22,6 +22,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# shellcheck source=arguments.sh
+source launch/arguments.sh
+
 say() { echo "launch/tpu_pod.sh: $1" >&2; }
 die() { say "$1"; exit 2; }
 fail() { say "$1"; exit 1; }
@@ -70,13 +73,10 @@ if [ -z "$runtime" ]; then
     *) die "--runtime: none is known for --type=$type; give one" ;;
   esac
 fi
-workdir='' previous=''
 for argument in "$@"; do
-  [[ "$previous" =~ ^--?workdir$ ]] && workdir="$argument"
-  [[ "$argument" =~ ^--?workdir= ]] && workdir="${argument#*=}"
   [[ ! "$argument" =~ ^--?dry_run(=.*)?$ ]] || die "$argument: is not for the machines; give it before --"
-  previous="$argument"
 done
+workdir="$(workdir_of "$@")"
 [ -n "$workdir" ] || die "--workdir: is not given; give it after --, --workdir=runs/$name say"
 workdir="${workdir%/}"
 below --workdir "$workdir"

@@ -49,8 +49,7 @@ def main(argv: list[str]) -> int:
         "Check the config, print the command, do nothing.",
         flag_values=flag_values,
     )
-    wanted = [each for each in argv if each.lstrip("-").partition("=")[0] != "dry_run"]
-    command = program.command_line("nullmark_jax.main", wanted)
+    command = program.command_line("nullmark_jax.main", argv, but_for="dry_run")
     return program.run(lambda values: _main(values, command), flag_values, argv, __doc__ or "")
 
 

@@ -72,9 +72,16 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-def command_line(module: str, argv: list[str]) -> str:
-    """Returns a program's command as a shell takes it: "python -m nullmark_jax.main --config=..."."""
-    return shlex.join(["python", "-m", module, *argv[1:]])
+def command_line(module: str, argv: list[str], *, but_for: str = "") -> str:
+    """Returns a program's command as a shell takes it: "python -m nullmark_jax.main --config=...".
+
+    Args:
+      module: the program's.
+      argv: its command line, its name first.
+      but_for: a flag to leave out, a boolean one.
+    """
+    kept = (each for each in argv[1:] if each.lstrip("-").partition("=")[0] != but_for)
+    return shlex.join(["python", "-m", module, *(kept if but_for else argv[1:])])
 
 
 def parse(flag_values: flags.FlagValues, argv: list[str]) -> None:

@@ -147,8 +147,7 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_bool("dry_run", False, "Print the commands alone.", flag_values=flag_values)
     given = config_arguments(argv[1:])
     # The table's command is the one that trains its points.
-    wanted = [each for each in argv if each.lstrip("-").partition("=")[0] != "collect"]
-    command = program.command_line("nullmark_jax.sweep", wanted)
+    command = program.command_line("nullmark_jax.sweep", argv, but_for="collect")
     return program.run(
         lambda values: _main(values, given, command), flag_values, argv, __doc__ or ""
     )
@@ -189,9 +188,7 @@ def _main(flag_values: flags.FlagValues, given: list[str], command: str) -> int:
         dead = {each.name: known.get(each.name, "not trained yet") for each in left}
     else:
         wanted = flag_values.population
-        at_once = wanted != "never" and (
-            wanted == "always" or _fills_an_accelerator(points, workdir)
-        )
+        at_once = wanted != "never" and (wanted == "always" or _fills_an_accelerator(left))
         dead = run_points(
             points,
             commands,
@@ -216,9 +213,8 @@ def _dead_before(workdir: pathlib.Path) -> dict[str, str]:
     return dict(result["metrics"]["dead"])
 
 
-def _fills_an_accelerator(points: Sequence[Point], workdir: pathlib.Path) -> bool:
-    """Returns whether some points are left that can be trained at once, and devices for it."""
-    left = [point for point in points if not result_path(workdir, point).exists()]
+def _fills_an_accelerator(left: Sequence[Point]) -> bool:
+    """Returns whether some of the points left can be trained at once, and there are devices for it."""
     return bool(groups_of(left)) and has_accelerator()
 
 
