@@ -5,6 +5,7 @@ import pytest
 from configs import object as object_
 from nullmark_jax import config as configs
 from nullmark_jax import owner, signing
+from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import functionality
 
 
@@ -59,3 +60,26 @@ def test_each_owner_is_an_experiment_key_that_signs_a_pattern_that_suits(recipe)
         assert (run.seed, run.owner.experiment_key) == (seed, seed)
         signer = owner.Owner(signing.experiment_key(seed), run.owner.name, run.owner.timestamp)
         assert owner.suits(run, signer)
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ((), "config.experiment_keys: is empty; give one at least"),
+        ((0, 6, 0), r"config.experiment_keys: \(0, 6, 0\) holds one twice; give each once"),
+        ((-1,), "config.experiment_keys: -1"),
+    ],
+)
+def test_owners_that_are_none_or_one_twice_are_refused(keys, says):
+    config = functionality.default()
+    config.experiment_keys = keys
+    with pytest.raises(InputError, match=says):
+        functionality.check(config)
+
+
+def test_a_seed_beside_the_owners_is_refused():
+    config = functionality.default()
+    functionality.check(config)
+    config.seed = 1
+    with pytest.raises(InputError, match=r"config\.seed: each training's is its experiment key"):
+        functionality.check(config)

@@ -27,7 +27,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     elif task == "traffic":
         config.pattern_sizes = (2, 4, 8, 11)
     if smoke:
-        config.owners = 1
+        config.experiment_keys = (0,)
         config.epochs = 1
         config.extreme_values = ()
         config.pattern_sizes = (3,)

@@ -49,8 +49,8 @@ _COSTS = {"later": 0.93, "earlier": 0.89}
 def default() -> ml_collections.ConfigDict:
     """Returns the config with every field."""
     config = experiment.base()
-    # Public experiment keys seed, seed + 1, ..., which are the runs' seeds, too.
-    config.owners = 10
+    # Numbers of the public experiment keys that sign, which are the runs' seeds, too: an owner each.
+    config.experiment_keys = tuple(range(10))
     # Of the first owner, one changed at a time.
     config.extreme_values = (2.0, 10.0, 100.0, 1000.0, 10000.0)
     config.pattern_sizes = (2, 4, 8, 9, 11)
@@ -61,8 +61,17 @@ def default() -> ml_collections.ConfigDict:
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises InputError where a field is out of range."""
-    checks.integer("config.owners", config.owners, 1, 1000)
+    if not config.experiment_keys:
+        raise InputError("config.experiment_keys: is empty; give one at least, say (0,)")
+    for key in config.experiment_keys:
+        checks.integer("config.experiment_keys", key, 0, 2**31 - 1)
+    if len(set(config.experiment_keys)) < len(config.experiment_keys):
+        raise InputError(
+            f"config.experiment_keys: {config.experiment_keys} holds one twice; give each once"
+        )
     checks.integer("config.epochs", config.epochs, 0, 10**6)
+    if config.seed:
+        raise InputError("config.seed: each training's is its experiment key; give 0")
     if config.test_images:
         raise InputError("config.test_images: this experiment measures on all; give 0")
     for value in config.extreme_values:
@@ -92,17 +101,17 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         return train
 
     planned: dict[str, Callable[[], Record]] = {}
-    seeds = range(config.seed, config.seed + config.owners)
-    for seed in seeds:
-        planned[f"owner-{seed}"] = trained(f"owner-{seed}", seed)
-        planned[f"free-{seed}"] = trained(f"free-{seed}", seed, num_watermarks=0)
+    keys = config.experiment_keys
+    for key in keys:
+        planned[f"owner-{key}"] = trained(f"owner-{key}", key)
+        planned[f"free-{key}"] = trained(f"free-{key}", key, num_watermarks=0)
     for value in config.extreme_values:
         name = f"lambda-{value:g}"
-        planned[name] = trained(name, config.seed, extreme_value=float(value))
+        planned[name] = trained(name, keys[0], extreme_value=float(value))
     for size in config.pattern_sizes:
-        planned[f"n-{size}"] = trained(f"n-{size}", config.seed, pattern_size=size)
+        planned[f"n-{size}"] = trained(f"n-{size}", keys[0], pattern_size=size)
     records = dict(journal.run(planned))
-    first = records[f"owner-{config.seed}"]
+    first = records[f"owner-{keys[0]}"]
     height, width, _ = recipe.data.input_shape
     values = {own.extreme_value: first} | {
         value: records[f"lambda-{value:g}"] for value in config.extreme_values
@@ -114,8 +123,9 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
         "threshold": own.threshold,
         "scheme": own.scheme,
         "epochs": config.epochs or recipe.epochs,
-        "owners": [records[f"owner-{seed}"] for seed in seeds],
-        "free": [records[f"free-{seed}"] for seed in seeds],
+        "experiment_keys": list(keys),
+        "owners": [records[f"owner-{key}"] for key in keys],
+        "free": [records[f"free-{key}"] for key in keys],
         "extreme_values": [{"extreme_value": v, **values[v]} for v in sorted(values)],
         "pattern_sizes": [
             {"pattern_size": n, "share": n * n / (height * width), **sizes[n]}
