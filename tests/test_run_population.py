@@ -125,6 +125,7 @@ def test_stopped_and_gone_on_with_they_end_with_the_same_bytes(data, tmp_path):
     thread.join()
     (step,) = set.union(*(folder.kept_steps(stopped / name) for name in CHANGES))
     assert 3 * 6 <= step < 40 * 6 and not list(stopped.glob("*/result.json"))
+    shutil.copytree(stopped, tmp_path / "damaged")
     # As a kill in the middle of writing would leave it: one has a later state than the others.
     state = stopped / "seed" / "checkpoints"
     shutil.copytree(state / str(step), state / str(step + 6))
@@ -139,6 +140,21 @@ def test_stopped_and_gone_on_with_they_end_with_the_same_bytes(data, tmp_path):
     near = params_of(unbroken / "seed")
     for tensor, values in params_of(stopped / "seed").items():
         np.testing.assert_allclose(values, near[tensor], rtol=0.1, atol=0.01)
+    assert_one_damaged_state_costs_the_others_nothing(configs, tmp_path / "damaged", step)
+
+
+def assert_one_damaged_state_costs_the_others_nothing(configs, runs, step):
+    of_seed = runs / "seed" / "checkpoints" / str(step)
+    largest = max(of_seed.rglob("*"), key=lambda path: path.is_file() and path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    ends = run_population.train_and_evaluate(runs_of(configs, runs), at_once=3)
+    assert list(ends) == ["seed"] and isinstance(ends["seed"], InputError)
+    assert f"{of_seed}: is not a whole checkpoint of this run" in str(ends["seed"])
+    for name in CHANGES:
+        assert (runs / name / "result.json").exists() == (name != "seed")
+        assert len(records(runs / name)) == (step // 6 if name == "seed" else 40)
 
 
 def test_what_cannot_be_trained_is_named_and_the_others_are(data, together, tmp_path):
