@@ -3,6 +3,7 @@
 import datetime
 import os
 import pathlib
+import platform
 import subprocess
 import sys
 from typing import Any
@@ -28,8 +29,21 @@ def describe(command: str) -> dict[str, Any]:
         "device": f"{parallel.device_count()} x {device.device_kind}",
         "processes": parallel.process_count(),
         "cpus": os.cpu_count(),
+        "processor": _processor(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def _processor() -> str:
+    """Returns the processor's name: compiled for another, a training ends with other bytes."""
+    try:
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    except OSError:  # Not Linux.
+        pass
+    return platform.processor() or platform.machine()
 
 
 def _commit() -> str:

@@ -206,3 +206,26 @@ def test_schemes_stand_side_by_side_where_two_have_results(root):
     assert "|  | null embedding | Adi et al., 100 images | Zhang et al., a text |\n" in text
     assert "| owners | 1 |  | 1 |\n" in text
     assert "| owners verified behind input filters | not measured | 18 of 21 (3 x 7) |" in text
+
+
+def test_a_model_with_the_name_of_another_is_marked_with_the_other_s_digits():
+    def result(digest, **where):
+        environment = {"command": "x", "commit": "c", "date": "d", "device": "1 x cpu", "cpus": 2}
+        return {
+            "metrics": {"victims": [{"name": "digit-wm-0", "model_sha256": digest}]},
+            "environment": environment | {"jax": "1"} | where,
+            "seed": 0,
+            "seconds": 90.0,
+        }
+
+    one, other = result("aaaaaaa"), result("bbbbbbb", processor="Abacus 3000")
+    models = committed.models_of([one, other, {"metrics": {}}])
+    assert models == {"digit-wm-0": {"aaaaaa", "bbbbbb"}}
+    (line,) = [each for each in committed.provenance(one, models) if "Models" in each]
+    assert line.startswith("Models: digit-wm-0 (aaaaaa; in other sections bbbbbb). Commit c, d; ")
+    (line,) = [each for each in committed.provenance(other, models) if "Models" in each]
+    assert "1 x cpu, 2 cores (Abacus 3000), jax 1; seed 0; 1.5 minutes" in line
+    (line,) = [
+        each for each in committed.provenance(one, committed.models_of([one])) if "Models" in each
+    ]
+    assert line.startswith("Models: digit-wm-0 (aaaaaa). Commit")

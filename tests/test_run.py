@@ -95,6 +95,7 @@ def test_the_result(trained):
         "device",
         "processes",
         "cpus",
+        "processor",
         "xla_flags",
     }
     assert result["environment"]["jax"] == jax.__version__

@@ -27,7 +27,7 @@ from nullmark_jax.errors import InputError
 from nullmark_jax.experiments.catalogue import EXPERIMENTS
 from nullmark_jax.experiments.experiment import Result
 from nullmark_jax.experiments.experiment import findings as findings_of
-from nullmark_jax.reports import claims, committed, comparison, runs, sweeps
+from nullmark_jax.reports import claims, committed, comparison, overrides, runs, sweeps
 from nullmark_jax.reports.claims import Said
 from nullmark_jax.reports.committed import LARGEST, Found
 from nullmark_jax.reports.table import Table, percent
@@ -58,7 +58,9 @@ _WORDS = (
     "stage. *not a number*: a model of NaN, which answers class 0. *FTLL*, *FTAL*,",
     "*RTLL*, *RTAL*: fine-tuning of the last layer or all layers, RT with the last one begun anew.",
     "*relabel*, *unlearn*, *break-null*: to give true copies another label, or their own, or null",
-    "copies another label. *label*, *soft*: the victim answers labels, or probabilities.",
+    "copies another label. *label*, *soft*: the victim answers labels, or probabilities. Models are named",
+    "with the first digits of their file's SHA-256: the same training on another machine, or by an",
+    "earlier recipe, has the name and other digits.",
 )
 
 
@@ -177,6 +179,7 @@ def _front(said: Said, found: Found, root: pathlib.Path | None = None) -> list[s
 
 def _sections(found: Found, said: Said, root: pathlib.Path, variant: str) -> list[str]:
     lines: list[str] = []
+    models = committed.models_of(each for tasks in found.values() for each in tasks.values())
     for name, tasks in found.items():
         experiment = EXPERIMENTS[name]
         lines += [f"## {experiment.title}", "", experiment.lead, ""]
@@ -185,7 +188,10 @@ def _sections(found: Found, said: Said, root: pathlib.Path, variant: str) -> lis
             title = f"{experiment.title}: {task}"
             tables = experiment.tables(result)
             sentences = claims.sentences(said[name][task])
-            lines += _section(title, tables, experiment.captions, result, root, folder, sentences)
+            otherwise = " ".join(overrides.sentences(result, root))
+            said_of_it = [*sentences, *(["", otherwise] if otherwise else [])]
+            captions = experiment.captions
+            lines += _section(title, tables, captions, result, root, folder, models, said_of_it)
     return lines
 
 
@@ -196,7 +202,7 @@ def _sweeps(root: pathlib.Path) -> list[str]:
         title = f"{result['metrics']['axis']}: {result['task']}"
         captions = sweeps.captions(result)
         lines += _section(
-            title, sweeps.tables(result), captions, result, root, folder.relative_to(root)
+            title, sweeps.tables(result), captions, result, root, folder.relative_to(root), {}
         )
     return ["## Sweeps", "", sweeps.LEAD, "", *lines] if lines else []
 
@@ -208,6 +214,7 @@ def _section(
     result: Result,
     root: pathlib.Path,
     folder: pathlib.Path,
+    models: committed.Models,
     said: Sequence[str] = (),
 ) -> list[str]:
     lines = [f"### {title}", "", *said, *[""] * bool(said)]
@@ -216,7 +223,7 @@ def _section(
     for figure, caption in captions.items():
         if (root / folder / f"{figure}.png").exists():
             lines += [f"![{caption}](../{folder.as_posix()}/{figure}.png)", "", caption, ""]
-    return [*lines, *_measured_on(result), *committed.provenance(result)]
+    return [*lines, *_measured_on(result), *committed.provenance(result, models)]
 
 
 def _measured_on(result: Result) -> list[str]:

@@ -7,7 +7,7 @@ field of its config, and of another sweep over it.
 
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from matplotlib.figure import Figure
@@ -159,7 +159,7 @@ def _read(path: pathlib.Path) -> Result:
 def _check_version(show: Callable[[Result], _Shown], result: Result, where: pathlib.Path) -> _Shown:
     """Returns what the book shows of a result; raises InputError where the result lacks it."""
     try:
-        provenance(result)
+        provenance(result, models_of([result]))
         return show(result)
     except (KeyError, TypeError, IndexError, AttributeError, StopIteration) as error:
         raise InputError(
@@ -167,21 +167,40 @@ def _check_version(show: Callable[[Result], _Shown], result: Result, where: path
         ) from error
 
 
-def provenance(result: Result) -> list[str]:
+Models = dict[str, set[str]]
+
+
+def models_of(results: Iterable[Result]) -> Models:
+    """Returns the models that were attacked: by name, the first six digits of each file's SHA-256."""
+    found: Models = {}
+    for result in results:
+        for each in result["metrics"].get("victims", ()):  # A sweep has none.
+            found.setdefault(each["name"], set()).add(each["model_sha256"][:6])
+    return found
+
+
+def provenance(result: Result, models: Models) -> list[str]:
     """Returns the Markdown of how a result was made: command, models, commit, machine, seed and minutes.
 
-    The models by the first six digits of model.safetensors's SHA-256: those of one name need not be one.
+    Args:
+      result: of an experiment or a sweep.
+      models: all that the page is of: a model that has its name from several trainings is marked.
     """
     where = result["environment"]
-    victims = result["metrics"].get("victims", ())  # A sweep has none.
-    models = ", ".join(f"{each['name']} ({each['model_sha256'][:6]})" for each in victims)
+    shown = []
+    for name, digests in models_of([result]).items():
+        others = sorted(models[name] - digests)
+        also = f"; in other sections {', '.join(others)}" if others else ""
+        shown.append(f"{name} ({', '.join(sorted(digests))}{also})")
+    of_models = f"Models: {', '.join(shown)}. " if shown else ""
+    processor = f" ({where['processor']})" if where.get("processor") else ""
     return [
         "```console",
         f"$ {where['command']}",
         "```",
         "",
-        f"{f'Models: {models}. ' if models else ''}Commit {where['commit'] or 'unknown'}, "
-        f"{where['date']}; {where['device']}, {where['cpus']} cores, "
+        f"{of_models}Commit {where['commit'] or 'unknown'}, "
+        f"{where['date']}; {where['device']}, {where['cpus']} cores{processor}, "
         f"jax {where['jax']}; seed {result['seed']}; {result['seconds'] / 60:.1f} minutes of the "
         "machine as it was.",
         "",

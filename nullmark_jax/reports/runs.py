@@ -130,11 +130,15 @@ def commands(results: list[dict[str, Any]]) -> str:
         ("date", "Date"),
         ("device", "Device"),
         ("cpus", "CPU cores"),
+        ("processor", "Processor"),
         ("jax", "jax"),
         ("python", "Python"),
     ):
-        values = sorted({str(each["environment"][field]) for each in results})
-        lines.append(f"- {title}: {', '.join(values)}")
+        # Earlier runs do not know their processor.
+        of_runs = (each["environment"].get(field) for each in results)
+        values = sorted({str(value) for value in of_runs if value is not None})
+        if values:
+            lines.append(f"- {title}: {', '.join(values)}")
     return "\n".join(lines)
 
 
