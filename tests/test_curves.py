@@ -163,12 +163,16 @@ def test_long_names_stay_within_the_figure():
     assert box.x0 >= 0 and box.x1 <= figure.bbox.width
 
 
-def test_several_models_lines_look_alike_under_one_name():
+def test_several_models_lines_have_one_colour_and_name_and_dashes_of_their_own():
     other = [{**record, "nc": record["nc"] / 2} for record in RECORDS]
     figure = curves.curves_figure([RECORDS, other], x=("steps", "x"), lines=LINES[:1], title="")
-    first, second = figure.axes[0].lines
+    first, second, *in_legend = figure.axes[0].lines
     np.testing.assert_array_equal(second.get_ydata(), first.get_ydata() / 2)
-    assert first.get_color() == second.get_color() and labels(figure) == ["NC"]
+    assert first.get_color() == second.get_color()
+    assert labels(figure) == ["NC", "model 1", "model 2"]
+    assert (first.get_linestyle(), second.get_linestyle()) == ("-", "--")
+    assert [line.get_linestyle() for line in in_legend] == ["-", "--"]
+    assert not any(len(line.get_xdata()) for line in in_legend)
 
 
 def test_a_training_s_points_in_epochs():

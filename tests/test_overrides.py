@@ -55,3 +55,23 @@ def test_the_students_images_are_named(task, flags, of):
 def test_images_from_elsewhere_are_named():
     (sentence,) = said("extraction.py:digit", "--config.ood_path=data/ood.npz,data/lfw.npz")
     assert sentence.startswith("The images from elsewhere are ood and lfw (")
+
+
+def test_what_config_json_holds_is_told_against_todays_config():
+    command = "python -m x --config=configs/attacks/fragility.py:face --config.epochs=2"
+    kept = {
+        "experiment": "fragility",
+        "victims": [{"name": "face-wm-0"}],
+        "paper": {},
+        "seed": 1,
+        "task": "face",
+        "epochs": 2,
+        "batch_size": 32,
+        "prunings": [["weights", "ascending", 0.5]],
+        "search": {"rounds": 3},
+    }
+    (sentence,) = overrides.sentences({"environment": {"command": command}}, ROOT, kept)
+    assert sentence.endswith(
+        "`epochs` 2 (10); `prunings` weights, ascending, 0.5 (neurons, ascending, 0.01 | neurons, "
+        "descending, 0.02 | weights, ascending, 0.15); `search.rounds` 3."
+    )

@@ -73,13 +73,18 @@ def test_steps_and_seconds_as_multiples_of_the_cheapest_from_scratch():
     metrics = {"runs": runs, "margin": 0.01, "steps": 500, "batch_size": 64, "threshold": 0.8}
     metrics["scheme"] = "null-embedding"
     paper = {"pirate_steps": 1e6, "scratch_steps": 1e5}
-    table, _ = tables({"metrics": metrics, "paper": paper})
+    table, scratch, _ = tables({"metrics": metrics, "paper": paper})
     assert [len(row) for row in table.rows] == [len(table.header)] * 3
     # The cheapest in steps and the quickest are two: 300 / 200 steps, 20 / 5 seconds; 64 images a step.
     assert table.rows[0][3:10] == ["300", "19200", "200", "1.5", "20", "5", "4"]
     assert table.rows[1][3:10] == ["never", "", "200", "", "", "5", ""]
     assert table.rows[2][3:7] == ["1000000", "", "100000", "10"]
     assert [row[10] for row in table.rows] == ["90.00", "90.00; not a number", ""]
+    assert scratch.rows == [
+        ["a", "null only", "x", "400", "25600", "5", "90.00", "80.00", "100.00"],
+        ["a", "null only", "y", "200", "12800", "8", "90.00", "80.00", "100.00"],
+    ]
+    assert {len(row) for row in scratch.rows} == {len(scratch.header)}
 
 
 def test_steps_to_what_from_scratch_is_reached():
@@ -97,11 +102,11 @@ def test_steps_to_what_from_scratch_is_reached():
         each["curve"] = curve
     metrics = {"runs": runs, "margin": 0.01, "steps": 90, "batch_size": 64, "threshold": 0.8}
     metrics["scheme"] = "null-embedding"
-    _, table = tables({"metrics": metrics, "paper": {}})
+    _, _, table = tables({"metrics": metrics, "paper": {}})
     (row,) = table.rows
     assert row == ["a", "null only", "100", "85.00", "50", "x", "70", "y", "1.4"]
     metrics["threshold"] = 0.95
-    _, table = tables({"metrics": metrics, "paper": {}})
+    _, _, table = tables({"metrics": metrics, "paper": {}})
     assert [len(row) for row in table.rows] == [len(table.header)]
     assert table.rows[0][3] == "none bears the mark"
 
@@ -132,7 +137,16 @@ def test_figure_2_shows_the_quickest_and_the_paper_s_sgd_and_what_few_images_rea
         with_images(run(owner, "logits, adam, 0.001, 50 images", 9, 1), 50, (0.9, 0.1), (0.9, 0.9)),
         with_images(run("scratch", "logits, adam, 0.001, 50 images", 8, 1), 50, (0, 0), (0.9, 0.9)),
     ]
-    found = titles_and_claims(draw({"metrics": {"threshold": 0.8, "runs": runs}}))
+    paper = {"pirate_steps": 1e6, "scratch_steps": 1e5}
+    drawn = draw({"metrics": {"threshold": 0.8, "runs": runs}, "paper": paper})
+    upright = {
+        name: [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_linestyle() == "-."]
+        for name, figure in drawn.items()
+    }
+    # Of 1% of the images the paper gives no number of steps.
+    fewest = {name: [] for name in drawn if "fewest" in name}
+    assert upright == {"cost-most-owner": [1e6], "cost-most-scratch": [1e5], **fewest}
+    found = titles_and_claims(drawn)
     assert found == {
         "cost-most-owner": (f"from {owner}: logits, adam, 0.001, 50 images", []),
         "cost-most-scratch": ("from scratch: logits, adam, 0.001, 50 images", []),
@@ -202,5 +216,5 @@ def test_with_one_number_of_images_there_are_no_fewest():
     only = {"steps": 1, "normal_accuracy": 0.5, "owner": {"wm": 0.0}, "pirate": {"null": 0.5}}
     starts = ("the owner's model", "scratch")
     runs = [run(s, "logits, adam, 0.001, 100 images", 0, 0) | {"curve": [only]} for s in starts]
-    found = draw({"metrics": {"threshold": 0.8, "runs": runs}})
+    found = draw({"metrics": {"threshold": 0.8, "runs": runs}, "paper": {}})
     assert set(found) == {"cost-most-owner", "cost-most-scratch"}

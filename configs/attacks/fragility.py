@@ -17,6 +17,25 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     if task in ("quickstart", "face"):  # They have 1,294 and 2,189 training images in all.
         config.images = 1000
         config.batch_size = 32
+    # Which took the mark, at 5 points of NC or less, of such models (pruning); the default's are Digit's.
+    if task == "face":
+        config.prunings = (
+            ("neurons", "ascending", 0.01),
+            ("neurons", "descending", 0.02),
+            ("weights", "ascending", 0.15),
+        )
+    elif task == "traffic":
+        config.prunings = (
+            ("neurons", "ascending", 0.05),
+            ("neurons", "descending", 0.05),
+            ("weights", "ascending", 0.3),
+        )
+    elif task == "object":
+        config.prunings = (
+            ("neurons", "ascending", 0.02),
+            ("neurons", "descending", 0.02),
+            ("weights", "ascending", 0.1),
+        )
     if smoke:
         config.test_images = 100
         config.extreme_values = (10.0,)

@@ -215,10 +215,11 @@ EXPERIMENT = Experiment(
     captions={
         "piracy-later": "The later paper's attacker, as its Figure 4: one pirate on the first victim.",
         "piracy-rates": "The later paper's attacker at lower rates, as its Figure 4: the one whose pirates "
-        "get the highest WM, one pirate on the first victim.",
-        "piracy-earlier": "The earlier paper's attacker, as its Figure 7.",
-        "piracy-strongest": "The strongest attacker of the grid.",
-        "piracy-fewest": "The strongest of the grid's attackers with the fewest images.",
+        "get the highest WM, its first pirate on the first victim; others fare otherwise (the table).",
+        "piracy-earlier": "The earlier paper's attacker, as its Figure 7: one pirate on the first victim.",
+        "piracy-strongest": "The strongest attacker of the grid: its first pirate on the first victim; "
+        "others fare otherwise (the table).",
+        "piracy-fewest": "The strongest of the grid's attackers with the fewest images, likewise.",
     },
     triggers=True,
     speaks_of_triggers=True,

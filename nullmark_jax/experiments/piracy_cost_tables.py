@@ -16,7 +16,8 @@ CAPTIONS = {
     "cost-most-owner": "From the owner's model, the most images that were tried: the quickest attacker "
     "(Figure 2a; theirs, all of Digit's, takes 1000k steps).",
     "cost-most-sgd": "The same by plain SGD, as theirs (Figure 2a).",
-    "cost-most-scratch": "From scratch, as many images: the quickest (Figure 2b; theirs takes 100k steps).",
+    "cost-most-scratch": "From scratch, as many images: the quickest (Figure 2b; theirs, all of "
+    "Digit's, takes 100k steps).",
     "cost-fewest-owner": "From the owner's model, the fewest images: the quickest (Figure 2c; theirs 1%).",
     "cost-fewest-sgd": "The same by plain SGD (Figure 2c).",
     "cost-fewest-scratch": "From scratch, the fewest images.",
@@ -103,8 +104,38 @@ def tables(result: Result) -> list[Table]:
             f"images{_own_training(metrics)}. Seconds are of the machine as it was, compiling included."
             + attackers.choosing_note(metrics),
         ),
+        _from_scratch(metrics),
         _level(metrics),
     ]
+
+
+def _from_scratch(metrics: Metrics) -> Table:
+    """Returns how each attacker fared from scratch, without a model to begin with."""
+    rows = []
+    for run in metrics["runs"]:
+        if run["start"] != "scratch":
+            continue
+        last = run["curve"][-1]
+        rows.append(
+            [
+                run["victim"],
+                run["embedding"],
+                run["attacker"],
+                _steps(run["reached"]),
+                _images(run["reached"], metrics),
+                _seconds(run["reached"]),
+                percent(last["normal_accuracy"]) + of_numbers([run]),
+                percent(last["pirate"]["null"]),
+                percent(last["pirate"]["true"]),
+            ]
+        )
+    columns = ("steps", "images in them", "seconds", "NC at the end, %", "pirate null")
+    return Table(
+        "From scratch: each attacker without the owner's model",
+        ("beside", "embedded", "attacker", *columns, "pirate true"),
+        rows,
+        "The target is the same: that model's NC.",
+    )
 
 
 def _level(metrics: Metrics) -> Table:
@@ -252,9 +283,16 @@ def draw(result: Result) -> dict[str, Figure]:
                 + ("; in the end not a number" if run.get("finite") is False else ""),
                 threshold=metrics["threshold"],
                 claims=claims if label != "scratch" else None,
+                upright=_papers_steps(result["paper"], label) if name == "most" else {},
                 log_x=True,
             )
     return drawn
+
+
+def _papers_steps(paper: dict[str, float], label: str) -> dict[str, float]:
+    """Returns how many steps the paper's training takes (Figure 2a, 2b), where it says."""
+    steps = paper.get("scratch_steps" if label == "scratch" else "pirate_steps")
+    return {} if steps is None else {f"theirs: {steps / 1000:.0f}k steps": steps}
 
 
 def _nearest(runs: list[Record]) -> Record:

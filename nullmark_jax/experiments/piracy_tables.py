@@ -212,6 +212,7 @@ def draw(result: Result) -> dict[str, Figure]:
                 curves.Line("owner WM", ("owner", "wm")),
                 curves.Line("pirate WM", ("pirate", "wm")),
                 curves.Line("pirate null", ("pirate", "null")),
+                curves.Line("pirate true", ("pirate", "true")),
             ),
             title=titles.get(name, part["attacker"]),
             threshold=metrics["threshold"],

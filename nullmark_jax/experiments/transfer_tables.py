@@ -199,10 +199,12 @@ def _recovery(part: Metrics, metrics: Metrics) -> list[dict[str, Any]]:
 
 
 def _claims(paper: dict[str, float], way: str) -> dict[str, float]:
-    """Returns what the later paper prints of the recovered model, for the lines of `draw`."""
+    """Returns what the earlier paper, whose Figure 8 it is, prints of it, for the lines of `draw`."""
     lines = {"NC": "normal_accuracy", "null": "null_accuracy", "true": "true_accuracy"}
-    printed = _printed(paper, way)
-    return {f"{line}, Table 8": printed[field] for line, field in lines.items() if field in printed}
+    printed = _printed(paper, way, "earlier_")
+    return {
+        f"{line}, Table VII": printed[field] for line, field in lines.items() if field in printed
+    }
 
 
 def _dots(part: Metrics) -> dict[str, Sequence[float]]:

@@ -188,7 +188,8 @@ def _sections(found: Found, said: Said, root: pathlib.Path, variant: str) -> lis
             title = f"{experiment.title}: {task}"
             tables = experiment.tables(result)
             sentences = claims.sentences(said[name][task])
-            otherwise = " ".join(overrides.sentences(result, root))
+            kept = committed.config_of(root / folder)
+            otherwise = " ".join(overrides.sentences(result, root, kept))
             said_of_it = [*sentences, *(["", otherwise] if otherwise else [])]
             captions = experiment.captions
             lines += _section(title, tables, captions, result, root, folder, models, said_of_it)

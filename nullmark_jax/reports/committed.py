@@ -235,6 +235,12 @@ def folder_of(root: pathlib.Path, task: str, name: str, variant: str) -> pathlib
     return root / "results" / "experiments" / task / _named(name, variant)
 
 
+def config_of(folder: pathlib.Path) -> dict[str, Any] | None:
+    """Returns what config.json beside a committed result holds; None where there is none."""
+    path = folder / "config.json"
+    return _read(path) if path.exists() else None
+
+
 def _named(name: str, variant: str) -> str:
     return f"{name}-{variant}" if variant else name
 

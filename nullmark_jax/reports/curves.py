@@ -25,6 +25,8 @@ LOOKS = (
     ("#CC79A7", "v", "-."),
     ("#56B4E9", "P", "--"),
 )
+# Of several models' lines of one colour, the first one's first.
+_DASHES = ("-", "--", ":", "-.")
 
 
 class Line(NamedTuple):
@@ -62,7 +64,7 @@ def curves_figure(
     """Draws fractions of records, in %, against another of their fields.
 
     Args:
-      records: at least one; or several models' records, whose lines look alike.
+      records: at least one; or several models' records, which are told apart by their lines' dashes.
       x: that field's name, and what to write on the axis.
       lines: up to six; one whose values all are None is left out.
       title: of the figure.
@@ -88,12 +90,16 @@ def curves_figure(
                 values,
                 color=colour,
                 marker=marker,
-                linestyle=dash,
+                linestyle=dash if len(models) == 1 else _DASHES[i % len(_DASHES)],
                 linewidth=2 if len(models) == 1 else 1.2,
                 markersize=6 if len(models) == 1 else 4,
                 markevery=max(1, len(model) // 12),
                 label=line.label if i == 0 else None,
             )
+    if len(models) > 1:
+        for i in range(len(models)):
+            dash = _DASHES[i % len(_DASHES)]
+            axes.plot([], [], color="gray", linestyle=dash, linewidth=1.2, label=f"model {i + 1}")
     if threshold is not None:
         axes.axhline(100 * threshold, color="black", linestyle=":", label="threshold")
     for (label, value), (colour, _, _) in zip((claims or {}).items(), LOOKS, strict=False):
@@ -123,7 +129,7 @@ def curves_figure(
     # Long names side by side are wider than the figure.
     longest = max(len(line.label) for line in lines)
     columns = 4 if longest <= 22 else 3 if longest <= 26 else 2
-    shown = len(lines) + 1 + len(upright or {}) + (beside is not None)
+    shown = len(lines) + 1 + len(upright or {}) + (beside is not None) + len(models)
     figure.legend(loc="outside lower center", ncols=min(columns, shown))
     return figure
 

@@ -4,6 +4,7 @@ import ast
 import pathlib
 import re
 import shlex
+from collections.abc import Iterator
 from typing import Any
 
 from nullmark_jax import program
@@ -21,12 +22,18 @@ _ELSEWHERE = (
 )
 
 
-def sentences(result: Result, root: pathlib.Path) -> list[str]:
+# Of config.json: what is no field of the config, or the papers' numbers.
+_NO_FIELDS = ("experiment", "paper", "seed", "task", "victims")
+
+
+def sentences(result: Result, root: pathlib.Path, kept: dict[str, Any] | None = None) -> list[str]:
     """Returns what an experiment's command set otherwise than its config, and which other data it had.
 
     Args:
       result: of an experiment.
       root: the project's folder, with the config that the command names.
+      kept: what config.json beside the result holds: then fields whose values in the config have
+        changed since are told, too; None for what the command says alone.
 
     Raises:
       InputError: the config cannot be loaded.
@@ -36,6 +43,8 @@ def sentences(result: Result, root: pathlib.Path) -> list[str]:
     named = next(each for each in arguments if re.match("--?config=", each))
     path, _, argument = named.partition("=")[2].partition(":")
     config = program.load_config_file(root / path).get_config(argument).to_dict()
+    if kept is not None:
+        given = dict(_fields({k: v for k, v in kept.items() if k not in _NO_FIELDS}))
     parts = []
     for name, value in given.items():
         *groups, last = name.split(".")
@@ -49,6 +58,14 @@ def sentences(result: Result, root: pathlib.Path) -> list[str]:
         parts.append(f"`{name}` {_shown(value)}" + ("" if usual is None else f" ({_shown(usual)})"))
     otherwise = f"Otherwise than its config, whose values are in brackets: {'; '.join(parts)}."
     return [*([otherwise] if parts else []), *_data(config)]
+
+
+def _fields(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _fields(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _data(config: dict[str, Any]) -> list[str]:
