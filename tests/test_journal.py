@@ -81,9 +81,8 @@ def test_several_runs_share_a_journal(tmp_path):
 
 
 def test_the_seconds_are_of_all_starts(tmp_path):
-    entries = [
-        {"name": f"m/{i}", "seconds": 10.5, "commit": "", "record": {"value": i}} for i in range(2)
-    ]
+    rest = {"seconds": 10.5, "commit": "", "processor": ""}
+    entries = [{"name": f"m/{i}", **rest, "record": {"value": i}} for i in range(2)]
     text = "".join(json.dumps(entry) + "\n" for entry in entries)
     (tmp_path / "records.jsonl").write_text(text)
     journal = Journal(tmp_path)
@@ -96,11 +95,11 @@ def test_the_seconds_are_of_all_starts(tmp_path):
     assert again.seconds == journal.seconds
 
 
-def test_the_commits_are_of_all_starts(tmp_path):
-    list(Journal(tmp_path, commit="old").run(measurements([], count=2)))
-    journal = Journal(tmp_path, commit="new")
+def test_the_commits_and_processors_are_of_all_starts(tmp_path):
+    list(Journal(tmp_path, commit="old", processor="a").run(measurements([], count=2)))
+    journal = Journal(tmp_path, commit="new", processor="b")
     list(journal.run(measurements([], count=4)))
-    assert journal.commits == ["old", "new"]
+    assert journal.commits == ["old", "new"] and journal.processors == ["a", "b"]
     assert [line["commit"] for line in lines(tmp_path)] == ["old", "old", "new", "new"]
 
 
@@ -120,7 +119,7 @@ def test_the_folder_is_begun_once_and_only_to_measure(tmp_path):
     assert begun == [1]
 
 
-GOOD = b'{"name": "m/0", "seconds": 1.0, "commit": "c", "record": {"value": 0}}'
+GOOD = b'{"name": "m/0", "seconds": 1.0, "commit": "c", "processor": "p", "record": {"value": 0}}'
 
 
 @pytest.mark.parametrize(
@@ -131,16 +130,17 @@ GOOD = b'{"name": "m/0", "seconds": 1.0, "commit": "c", "record": {"value": 0}}'
         b"[]",
         b"",
         b"\xff",
-        b'{"commit": "c", "name": "m/1", "seconds": 1.0}',
-        b'{"name": "m/1", "seconds": 1.0, "record": {}}',
-        b'{"commit": 1, "name": "m/1", "seconds": 1.0, "record": {}}',
-        b'{"commit": "c", "name": "m/1", "record": {}}',
-        b'{"commit": "c", "seconds": 1.0, "record": {}}',
-        b'{"commit": "c", "name": 1, "seconds": 1.0, "record": {}}',
-        b'{"commit": "c", "name": "m/1", "seconds": "1", "record": {}}',
-        b'{"commit": "c", "name": "m/1", "seconds": 1.0, "record": [1]}',
-        b'{"commit": "c", "name": "m/1", "seconds": 1.0, "record": {"value": NaN}}',
-        b'{"commit": "c", "name": "m/1", "name": "m/2", "seconds": 1.0, "record": {}}',
+        b'{"commit": "c", "processor": "p", "name": "m/1", "seconds": 1.0}',
+        b'{"processor": "p", "name": "m/1", "seconds": 1.0, "record": {}}',
+        b'{"commit": "c", "name": "m/1", "seconds": 1.0, "record": {}}',
+        b'{"commit": 1, "processor": "p", "name": "m/1", "seconds": 1.0, "record": {}}',
+        b'{"commit": "c", "processor": "p", "name": "m/1", "record": {}}',
+        b'{"commit": "c", "processor": "p", "seconds": 1.0, "record": {}}',
+        b'{"commit": "c", "processor": "p", "name": 1, "seconds": 1.0, "record": {}}',
+        b'{"commit": "c", "processor": "p", "name": "m/1", "seconds": "1", "record": {}}',
+        b'{"commit": "c", "processor": "p", "name": "m/1", "seconds": 1.0, "record": [1]}',
+        b'{"commit": "c", "processor": "p", "name": "m/1", "seconds": 1.0, "record": {"value": NaN}}',
+        b'{"commit": "c", "processor": "p", "name": "m/1", "name": "m/2", "seconds": 1.0, "record": {}}',
     ],
 )
 def test_a_damaged_file_is_one_line(tmp_path, line):

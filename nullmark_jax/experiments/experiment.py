@@ -157,7 +157,9 @@ def run(
         def begin() -> None:
             held.enter_context(claim_folder(workdir, stated))
 
-        journal = Journal(workdir, begin=begin, commit=where["commit"])
+        journal = Journal(
+            workdir, begin=begin, commit=where["commit"], processor=where["processor"]
+        )
         metrics = experiment.measure(config, victims, journal)
         return _write(experiment, config, victims, journal, metrics, where, workdir)
 
@@ -173,8 +175,9 @@ def _write(
 ) -> Result:
     """Writes figures, result.json and report.html; returns what result.json holds."""
     # Of an interrupted one all: those that measured, and the one that ended it.
-    commits = dict.fromkeys([*journal.commits, where["commit"]])
-    where["commit"] = ", ".join(commit or "unknown" for commit in commits)
+    for field, of_records in (("commit", journal.commits), ("processor", journal.processors)):
+        found = dict.fromkeys([*of_records, where[field]])
+        where[field] = ", ".join(each or "unknown" for each in found)
     metrics["scheme"] = victims[0].scheme
     metrics["victims"] = [
         {"name": each.name, "seed": each.config.seed, "model_sha256": each.sha256}

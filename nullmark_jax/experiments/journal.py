@@ -30,6 +30,7 @@ class Journal:
       begin: called before the first measurement, when all that was given has been checked: makes the
         folder.
       commit: of the code that measures, kept with each measurement.
+      processor: on which it does, likewise.
     """
 
     def __init__(
@@ -37,9 +38,10 @@ class Journal:
         folder: pathlib.Path,
         begin: Callable[[], None] = lambda: None,
         commit: str = "",
+        processor: str = "",
     ) -> None:
         self.folder = folder
-        self._commit = commit
+        self._commit, self._processor = commit, processor
         self._path = folder / "records.jsonl"
         self._lines: dict[str, dict[str, Any]] = {}
         self._begin: Callable[[], None] | None = begin
@@ -58,6 +60,7 @@ class Journal:
             entry = checks.json_object(line)
             name, seconds = checks.text("name", entry["name"]), checks.real("s", entry["seconds"])
             commit = checks.text("commit", entry["commit"])
+            processor = checks.text("processor", entry["processor"])
             if not isinstance(entry["record"], dict):
                 raise InputError("holds no record")
         except (InputError, KeyError) as error:
@@ -68,6 +71,7 @@ class Journal:
             "name": name,
             "seconds": seconds,
             "commit": commit,
+            "processor": processor,
             "record": entry["record"],
         }
 
@@ -80,6 +84,11 @@ class Journal:
     def commits(self) -> list[str]:
         """Those of all measurements, over all starts, in their order."""
         return list(dict.fromkeys(line["commit"] for line in self._lines.values()))
+
+    @property
+    def processors(self) -> list[str]:
+        """Likewise."""
+        return list(dict.fromkeys(line["processor"] for line in self._lines.values()))
 
     def run(
         self, measurements: dict[str, Callable[[], dict[str, Any]]]
@@ -104,6 +113,7 @@ class Journal:
                         "name": name,
                         "seconds": seconds,
                         "commit": self._commit,
+                        "processor": self._processor,
                         "record": record,
                     }
                     self._add(json.dumps(line, allow_nan=False).encode())
