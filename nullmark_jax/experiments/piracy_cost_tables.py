@@ -24,8 +24,9 @@ CAPTIONS = {
 }
 _SHORT = "Piracy takes ten times as long as from scratch (later paper)"
 _CAUSE = (
-    "The optimiser and its rate. Their million steps are of plain SGD, which at 1e-3 and 1e-4 breaks Digit's "
-    "model, where Adam arrives ({piracy_cost}); at 2e-5 it can get in, too ({stability})."
+    "The optimiser: Adam arrives, from the owner's model as from scratch. Plain SGD, of which their million "
+    "steps are, arrives from neither on Digit in 2,000 ({piracy_cost}): its multiple was not measured; "
+    "from the owner's model it can get in at a lower rate ({stability}). Tested by optimiser."
 )
 _CLAIM = "Piracy takes ten times as long as training from scratch, the later paper says"
 
