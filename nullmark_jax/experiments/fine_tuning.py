@@ -186,6 +186,13 @@ def _theirs(metrics: Metrics) -> str:
     )
 
 
+# Where the two papers' fine-tuning is not the same.
+_EARLIER = {
+    "face": " The earlier paper has 30,000 images for Face.",
+    "object": " The earlier paper has no Object.",
+}
+
+
 def tables(result: Result) -> list[Table]:
     """Returns each way of fine-tuning with what it leaves of the model and the watermark."""
     metrics = result["metrics"]
@@ -211,7 +218,7 @@ def tables(result: Result) -> list[Table]:
             ("fine-tuning", "NC", "owner null", "owner true", "owner WM", "owner verified"),
             rows,
             "FTAL fine-tunes all layers, FTLL the last one; RTAL and RTLL do so from a re-initialised "
-            "last layer (Adi et al., 2018).",
+            f"last layer (Adi et al., 2018).{_EARLIER.get(result['task'], '')}",
         )
     ]
 
