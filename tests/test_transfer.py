@@ -3,20 +3,29 @@
 import json
 import pathlib
 import re
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 import tiny_victim
 
+from configs import digit, face, traffic
+from configs.attacks import transfer as attack_configs
 from nullmark_jax import models
 from nullmark_jax.attacks import transfer
+from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import experiment, transfer_tables
 from nullmark_jax.experiments import transfer as transfer_experiment
 from nullmark_jax.experiments.measuring import derived_seed
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHAPE = (16, 16, 1)
+TASKS = {
+    "digit": digit.get_config(),
+    "face": face.get_config("lfw"),
+    "traffic": traffic.get_config(),
+}
 TEACHER, STUDENT = models.create("digit", 3), models.create("digit", 5)
 
 ignoring_ml_collections = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -212,3 +221,39 @@ def test_triggers_have_no_null_to_draw():
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert [name for name in names if re.match("null", name)] == []
     assert "true, draws" in names and "true, zeros" in names
+
+
+def config_of(task, folder):
+    """A task's transfer config, and a victim's config beside it."""
+    config = attack_configs.get_config(task)
+    config.student.manual_dir = str(folder)
+    return config, SimpleNamespace(config=TASKS[task])
+
+
+@pytest.mark.parametrize(
+    ("task", "fields", "says"),
+    [
+        # Neither has its student's images here.
+        ("face", {}, r"^config\.student\.path='': source 'npz' needs --config\.student\.path=FILE"),
+        (
+            "traffic",
+            {},
+            r"not found in config\.student\.manual_dir='.*--config\.student\.manual_dir=",
+        ),
+        (
+            "digit",
+            {"num_classes": 3},
+            r"^config\.student\.source='digits'.*student\.num_classes=3: ",
+        ),
+    ],
+)
+def test_a_student_without_images_is_refused_by_the_experiment_s_own_argument(
+    task, fields, says, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    config, victim = config_of(task, tmp_path)
+    config.student.update(fields)
+    transfer_experiment.check(config)
+    with pytest.raises(InputError, match=says) as error:
+        transfer_experiment.load_student(config, victim)
+    assert "config.data" not in str(error.value) and "\n" not in str(error.value)

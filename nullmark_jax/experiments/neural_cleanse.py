@@ -102,7 +102,8 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: Journal) -> Metrics:
     """Returns the metrics: for each model and mode its labels' masks, then what unlearning leaves."""
-    check_images(victims[0], config.images)
+    for victim in victims:
+        check_images(victim, config.images)
     benches = [Bench(victim, config.test_images) for victim in victims]
     # Models of one task are mostly one network, for which the search is then compiled once.
     make_search = functools.cache(

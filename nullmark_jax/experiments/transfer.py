@@ -8,6 +8,7 @@ fine-tune, then recovery of y_W. The side that the papers leave out: the same re
 watermark-free teacher, and of watermarks never embedded, must fail.
 """
 
+import re
 import sys
 from collections.abc import Callable
 from functools import cache, partial
@@ -82,7 +83,7 @@ def measure(config: ml_collections.ConfigDict, victims: list[Victim], journal: J
     marked = [victim for victim in victims if victim.watermarks is not None]
     if not marked:
         raise InputError("--victim: all are watermark-free; give a watermarked one, too")
-    student = _load_student(config, marked[0])
+    student = load_student(config, marked[0])
     planned: dict[str, Callable[[], Record]] = {}
     for victim in victims:
         bench = Bench(victim, config.test_images)
@@ -152,16 +153,24 @@ def _part(
     }
 
 
-def _load_student(config: ml_collections.ConfigDict, victim: Victim) -> Splits:
-    """Returns the student's data, in the teacher's image shape."""
+def load_student(config: ml_collections.ConfigDict, victim: Victim) -> Splits:
+    """Returns the student's data, in the teacher's image shape.
+
+    Raises:
+      InputError: they cannot be loaded; names the field of `config.student`.
+    """
     fields: dict[str, Any] = config.student.to_dict()
     merge = fields.pop("merge")
-    splits = data.load(
-        **fields,
-        input_shape=tuple(victim.config.data.input_shape),
-        validation_fraction=0.0,
-        seed=config.seed,
-    )
+    try:
+        splits = data.load(
+            **fields,
+            input_shape=tuple(victim.config.data.input_shape),
+            validation_fraction=0.0,
+            seed=config.seed,
+        )
+    except InputError as error:  # It names a training's arguments.
+        names = rf"config\.data\.(?=({'|'.join(fields)})\b)"
+        raise InputError(re.sub(names, "config.student.", str(error))) from error
     if merge == 1:
         return splits
 
