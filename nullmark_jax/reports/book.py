@@ -41,6 +41,17 @@ _DATA = {
 }
 
 
+# Of which victims the pages beside results.md are.
+_VICTIMS = {
+    "adi": "Adi et al.'s trigger sets",
+    "adituned": "Adi et al.'s, tuned into finished models",
+    "clippedrise": "owners with the clipped loss, lambda rising",
+    "nullspace": "null-space projection",
+    "plain": "quickstart without null-space projection",
+    "wonder": "wonder filters, the earlier paper's scheme (its Table III, say)",
+    "zhang": "Zhang et al.'s text",
+}
+
 # What a newcomer needs for the sentences below.
 _WORDS = (
     "**Words** (more in [design](design.md)). *later paper*: Li et al., null embedding; *earlier",
@@ -104,11 +115,10 @@ def _own_page(root: pathlib.Path, results: Mapping[str, Found], said: Said) -> s
         "",
     ]
     if others:
-        links = ", ".join(f"[{variant}](results-{variant}.md)" for variant in others)
-        lines += [
-            f"Attacks on victims of other recipes, some not yet made on the tasks' own: {links}.",
-            "",
-        ]
+        links = "; ".join(
+            f"[{_VICTIMS.get(variant, variant)}](results-{variant}.md)" for variant in others
+        )
+        lines += [f"Pages on victims of other recipes and schemes: {links}.", ""]
     lines += _front(said, found, root)
     lines += ["## Training", "", training_table(root).markdown(), ""]
     lines += _compared(root, results)
@@ -138,8 +148,9 @@ def _compared(root: pathlib.Path, attacked: Mapping[str, Found]) -> list[str]:
 
 
 def _variant_page(root: pathlib.Path, variant: str, found: Found) -> str:
+    victims = f", {_VICTIMS[variant]}" if variant in _VICTIMS else ""
     lines = [
-        f"{_VARIANT}{variant}",
+        f"{_VARIANT}{variant}{victims}",
         "",
         "Attacks on victims that another recipe or scheme than the task's own trained "
         f"([results](../results/README.md)"
