@@ -46,10 +46,11 @@ OWNER = (("normal_accuracy",), ("owner", "null"), ("owner", "true"), ("owner", "
 
 # The likely cause where a change of the weights takes the mark.
 FRAGILE = (
-    "Lambda enlarges what a change of the weights leaves of the pattern. Tested on Digit, by changes that "
-    "take the mark at less than a point of NC: at lower values the owner's pattern is overlooked by these "
-    "models, and one never embedded is not; after fine-tuning by Adam so for a part of the images only. "
-    "How it is on the other tasks, and after which changes, stands beside ({fragility})."
+    "Lambda enlarges what a change of the weights leaves of the pattern. Tested on Digit and Face, by "
+    "changes that take the mark at a point of NC or at four: at lower values the owner's pattern is "
+    "overlooked by these models, and one never embedded is not; after fine-tuning by Adam on Digit so for a "
+    "part of the images only. How it is on the other tasks, and after which changes, stands beside "
+    "({fragility})."
 )
 
 
