@@ -1,5 +1,8 @@
 """Functionality: the config of each training."""
 
+import json
+from types import SimpleNamespace
+
 import pytest
 
 from configs import object as object_
@@ -7,6 +10,7 @@ from nullmark_jax import config as configs
 from nullmark_jax import owner, signing
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import functionality
+from nullmark_jax.experiments.journal import Journal
 
 
 @pytest.fixture
@@ -83,3 +87,30 @@ def test_a_seed_beside_the_owners_is_refused():
     config.seed = 1
     with pytest.raises(InputError, match=r"config\.seed: each training's is its experiment key"):
         functionality.check(config)
+
+
+def test_the_owners_are_the_keys_given_and_the_first_one_s_are_the_sweeps(recipe, tmp_path):
+    config = functionality.default()
+    config.experiment_keys, config.extreme_values, config.pattern_sizes = (6, 1), (10.0,), (8,)
+    names = ["owner-6", "free-6", "owner-1", "free-1", "lambda-10", "n-8"]
+    fields = ("normal_accuracy", "null_accuracy", "true_accuracy", "watermark_accuracy")
+    line = {"seconds": 1.0, "commit": "c", "processor": "p"}
+    (tmp_path / "records.jsonl").write_text(
+        "".join(
+            json.dumps({"name": name, **line, "record": dict.fromkeys(fields, i / 10)}) + "\n"
+            for i, name in enumerate(names)
+        )
+    )
+    metrics = functionality.measure(config, [SimpleNamespace(config=recipe)], Journal(tmp_path))
+    assert metrics["experiment_keys"] == [6, 1]
+    found = {
+        part: [each["normal_accuracy"] for each in metrics[part]]
+        for part in ("owners", "free", "extreme_values", "pattern_sizes")
+    }
+    # Of the sweeps one value each is the first owner's own: lambda 2000, and n = 6.
+    assert found == {
+        "owners": [0.0, 0.2],
+        "free": [0.1, 0.3],
+        "extreme_values": [0.4, 0.0],
+        "pattern_sizes": [0.0, 0.5],
+    }

@@ -1,5 +1,7 @@
 """Neural Cleanse: the schedule and the anomaly index by hand, a planted backdoor in a linear model."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from nullmark_jax.attacks.neural_cleanse import Found, Reach, Schedule, Search
 from nullmark_jax.attacks.trigger import Trigger, likeness, stamp
 from nullmark_jax.errors import InputError
 from nullmark_jax.experiments import neural_cleanse as experiment
+from nullmark_jax.experiments.journal import Journal
 from nullmark_jax.optimizers import Recipe
 from nullmark_jax.reports import cleanse
 
@@ -246,3 +249,14 @@ class TestExperiment:
             InputError, match=r"^config\.unlearning\.learning_rates: is empty; give"
         ):
             experiment.check(config)
+
+
+def test_every_victim_is_to_have_the_images_that_are_asked_for(tmp_path):
+    victims = [
+        SimpleNamespace(name=name, splits=SimpleNamespace(train=range(count)))
+        for name, count in (("whole", 600), ("half", 300))
+    ]
+    config = experiment.default()
+    config.images = 512
+    with pytest.raises(InputError, match="to have 512 images but half has 300 training images"):
+        experiment.measure(config, victims, Journal(tmp_path))

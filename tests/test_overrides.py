@@ -4,6 +4,7 @@ import pathlib
 
 import pytest
 
+from nullmark_jax.errors import InputError
 from nullmark_jax.reports import overrides
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -28,8 +29,9 @@ def test_what_it_sets_is_told_with_what_the_config_has_in_brackets():
         "--config.owners=3",  # Of an earlier version.
     ]
     assert said("fine_tuning.py:traffic", *flags) == [
-        "Otherwise than its config, whose values are in brackets: `later.epochs` 4 (100); `ways` FTAL (FTAL, "
-        "FTLL, RTAL, RTLL); `learning_rates` 0.0001, 0.001 (1e-05, 0.0001, 0.001, 0.002); `owners` 3."
+        "Its command has otherwise than today's config, which is in brackets: `later.epochs` 4 (100); "
+        "`learning_rates` 0.0001, 0.001 (1e-05, 0.0001, 0.001, 0.002); `owners` 3; `ways` FTAL (FTAL, FTLL, "
+        "RTAL, RTLL)."
     ]
 
 
@@ -71,7 +73,39 @@ def test_what_config_json_holds_is_told_against_todays_config():
         "search": {"rounds": 3},
     }
     (sentence,) = overrides.sentences({"environment": {"command": command}}, ROOT, kept)
-    assert sentence.endswith(
-        "`epochs` 2 (10); `prunings` weights, ascending, 0.5 (neurons, ascending, 0.01 | neurons, "
-        "descending, 0.02 | weights, ascending, 0.15); `search.rounds` 3."
-    )
+    assert "`epochs` 2 (10); " in sentence
+    assert "; `extreme_values` was not there (10, 100, 300, 1000); " in sentence
+    assert "`prunings` weights, ascending, 0.5 (neurons, ascending, 0.01 | neurons, " in sentence
+    assert sentence.endswith("; `search.rounds` 3.")
+    assert not any(name in sentence for name in ("batch_size", "victims", "`seed`", "`task`"))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "--config configs/attacks/false_positives.py:digit --config.tries 9",
+        "-config=configs/attacks/false_positives.py:digit --config.tries=9 --config.seed=3",
+        "--config.tries=5 --config.tries=9 --config=configs/attacks/false_positives.py:digit",
+    ],
+)
+def test_flags_are_read_as_absl_reads_them(given):
+    result = {"environment": {"command": f"python -m x {given}"}}
+    (sentence,) = overrides.sentences(result, ROOT)
+    assert sentence.endswith(": `tries` 9 (10000).")
+
+
+def test_a_list_without_quotes_is_one():
+    (sentence,) = said("fine_tuning.py:digit", "--config.ways=('FTAL',)")  # As no shell takes it.
+    assert "`ways` FTAL (FTAL, FTLL, RTAL, RTLL)." in sentence
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("--victim=a", r"--victim=a: names no --config; run the experiment again, with one$"),
+        ("--config=configs/attacks/gone.py:digit", r"gone\.py: is no config file"),
+    ],
+)
+def test_a_command_whose_config_cannot_be_had_is_one_line(given, says):
+    with pytest.raises(InputError, match=says):
+        overrides.sentences({"environment": {"command": f"python -m x {given}"}}, ROOT)

@@ -47,10 +47,10 @@ OWNER = (("normal_accuracy",), ("owner", "null"), ("owner", "true"), ("owner", "
 # The likely cause where a change of the weights takes the mark.
 FRAGILE = (
     "Lambda enlarges what a change of the weights leaves of the pattern. Tested on Digit and Face, by "
-    "changes that take the mark at a point of NC or at four: at lower values the owner's pattern is "
-    "overlooked by these models, and one never embedded is not; after fine-tuning by Adam on Digit so for a "
-    "part of the images only. How it is on the other tasks, and after which changes, stands beside "
-    "({fragility})."
+    "changes that take the mark at a point of NC or at four: shown at 100 the owner's pattern is overlooked "
+    "by all three models of Digit after two prunings of three, in part after the third and after fine-tuning "
+    "by Adam, where one never embedded is not; on Face, at 10, after fine-tuning and a pruning. How it is on "
+    "the other tasks, and after which changes, stands beside ({fragility})."
 )
 
 

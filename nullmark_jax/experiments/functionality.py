@@ -217,10 +217,16 @@ def tables(result: Result) -> list[Table]:
             "What a watermark costs, %: mean (lowest to highest)",
             header,
             rows,
-            f"Each model trained {many(metrics['epochs'], 'epoch')}.",
+            f"Each model trained {many(metrics['epochs'], 'epoch')}.{_signed_with(metrics)}",
         ),
         *(table for table in sweeps if len(table.rows) > 1),
     ]
+
+
+def _signed_with(metrics: Metrics) -> str:
+    """Returns by which keys the owners signed; earlier results' are 0, 1, ..."""
+    keys = metrics.get("experiment_keys")
+    return f" The owners' experiment keys: {', '.join(map(str, keys))}." if keys else ""
 
 
 def _row(name: str, models: list[Record], columns: dict[str, str]) -> list[str]:

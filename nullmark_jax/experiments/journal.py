@@ -87,7 +87,7 @@ class Journal:
 
     @property
     def processors(self) -> list[str]:
-        """Likewise."""
+        """The processors of all measurements, likewise."""
         return list(dict.fromkeys(line["processor"] for line in self._lines.values()))
 
     def run(

@@ -64,7 +64,7 @@ def curves_figure(
     """Draws fractions of records, in %, against another of their fields.
 
     Args:
-      records: at least one; or several models' records, which are told apart by their lines' dashes.
+      records: at least one; or several models' records: up to four are told apart by their lines' dashes.
       x: that field's name, and what to write on the axis.
       lines: up to six; one whose values all are None is left out.
       title: of the figure.
@@ -129,7 +129,8 @@ def curves_figure(
     # Long names side by side are wider than the figure.
     longest = max(len(line.label) for line in lines)
     columns = 4 if longest <= 22 else 3 if longest <= 26 else 2
-    shown = len(lines) + 1 + len(upright or {}) + (beside is not None) + len(models)
+    shown = len(lines) + 1 + len(upright or {}) + (beside is not None)
+    shown += len(models) if len(models) > 1 else 0
     figure.legend(loc="outside lower center", ncols=min(columns, shown))
     return figure
 

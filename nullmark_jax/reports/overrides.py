@@ -1,16 +1,17 @@
-"""What the command behind a result set otherwise than its config: how it was made smaller, say."""
+"""What a result was made with otherwise than today's config: how it was made smaller, say."""
 
 import ast
 import pathlib
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nullmark_jax import program
+from nullmark_jax.errors import InputError
 from nullmark_jax.experiments.experiment import Result
 
-_FLAG = re.compile(r"--?config\.([\w.]+)=(.*)", re.DOTALL)
+_FLAG = re.compile(r"--?config(?:\.([\w.]+))?(?:=(.*))?", re.DOTALL)
 # Where data are, and how many test images were taken, which stands beside (book.py).
 _ELSEWHERE = (
     "data_path",
@@ -27,37 +28,61 @@ _NO_FIELDS = ("experiment", "paper", "seed", "task", "victims")
 
 
 def sentences(result: Result, root: pathlib.Path, kept: dict[str, Any] | None = None) -> list[str]:
-    """Returns what an experiment's command set otherwise than its config, and which other data it had.
+    """Returns what an experiment had otherwise than today's config, and which other data it had.
 
     Args:
       result: of an experiment.
       root: the project's folder, with the config that the command names.
-      kept: what config.json beside the result holds: then fields whose values in the config have
-        changed since are told, too; None for what the command says alone.
+      kept: what config.json beside the result holds; None for what the command says alone, which knows
+        nothing of fields whose values in the config have changed since.
 
     Raises:
-      InputError: the config cannot be loaded.
+      InputError: the command names no config, or one that cannot be loaded.
     """
-    arguments = shlex.split(result["environment"]["command"])
-    given = {m[1]: _value(m[2]) for each in arguments if (m := _FLAG.fullmatch(each))}
-    named = next(each for each in arguments if re.match("--?config=", each))
-    path, _, argument = named.partition("=")[2].partition(":")
+    command = result["environment"]["command"]
+    given = _given(shlex.split(command))
+    named = given.pop("", None)
+    if named is None:
+        raise InputError(f"{command}: names no --config; run the experiment again, with one")
+    path, _, argument = str(named).partition(":")
     config = program.load_config_file(root / path).get_config(argument).to_dict()
+    today = dict(_fields(config))
     if kept is not None:
-        given = dict(_fields({k: v for k, v in kept.items() if k not in _NO_FIELDS}))
+        given = dict(_fields(kept))
     parts = []
     for name, value in given.items():
         *groups, last = name.split(".")
         place = config
         for group in groups:
             place = place.setdefault(group, {})
-        usual, place[last] = place.get(last), value
-        if name in _ELSEWHERE or (usual is not None and _shown(usual) == _shown(value)):
-            continue
-        # Fields of earlier versions have no place in today's config.
-        parts.append(f"`{name}` {_shown(value)}" + ("" if usual is None else f" ({_shown(usual)})"))
-    otherwise = f"Otherwise than its config, whose values are in brackets: {'; '.join(parts)}."
+        place[last] = value
+        usual = today.get(name)
+        if _is_told(name) and (usual is None or _shown(usual) != _shown(value)):
+            # Fields of earlier versions have no place in today's config.
+            told = "" if usual is None else f" ({_shown(usual)})"
+            parts.append(f"`{name}` {_shown(value)}{told}")
+    for name in today.keys() - given.keys() if kept is not None else ():
+        if _is_told(name) and _shown(today[name]) not in ("", "none"):
+            parts.append(f"`{name}` was not there ({_shown(today[name])})")
+    by = "Its command" if kept is None else "It"
+    otherwise = (
+        f"{by} has otherwise than today's config, which is in brackets: {'; '.join(sorted(parts))}."
+    )
     return [*([otherwise] if parts else []), *_data(config)]
+
+
+def _given(arguments: Sequence[str]) -> dict[str, Any]:
+    """Returns what a command line sets of the config, by field, the last one's; "": the config."""
+    given: dict[str, Any] = {}
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if found := _FLAG.fullmatch(argument):
+            value = following if found[2] is None else found[2]
+            given[found[1] or ""] = _value(value) if found[1] else value
+    return given
+
+
+def _is_told(name: str) -> bool:
+    return name not in _ELSEWHERE and name.partition(".")[0] not in _NO_FIELDS
 
 
 def _fields(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -87,8 +112,10 @@ def _data(config: dict[str, Any]) -> list[str]:
 def _value(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return text  # A string without quotes.
+    except (SyntaxError, ValueError):  # Strings without quotes, which a shell has taken away.
+        if text.startswith("(") and text.endswith(")"):
+            return tuple(each.strip() for each in text[1:-1].split(",") if each.strip())
+        return text
 
 
 def _shown(value: Any) -> str:

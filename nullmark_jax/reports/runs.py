@@ -135,10 +135,9 @@ def commands(results: list[dict[str, Any]]) -> str:
         ("python", "Python"),
     ):
         # Earlier runs do not know their processor.
-        of_runs = (each["environment"].get(field) for each in results)
-        values = sorted({str(value) for value in of_runs if value is not None})
-        if values:
-            lines.append(f"- {title}: {', '.join(values)}")
+        values = {str(each["environment"].get(field, "unknown")) for each in results}
+        if values != {"unknown"}:
+            lines.append(f"- {title}: {', '.join(sorted(values))}")
     return "\n".join(lines)
 
 
