@@ -49,11 +49,7 @@ def tables(result: Result) -> list[Table]:
         last = run["curve"][-1]
         rows.append(
             [
-                run["victim"],
-                run["embedding"],
-                run["attacker"],
-                _steps(run["reached"]),
-                _images(run["reached"], metrics),
+                *_run_and_steps(run, metrics),
                 _steps(scratch and scratch["reached"]),
                 _multiple(run["reached"], scratch and scratch["reached"], "steps"),
                 _seconds(run["reached"]),
@@ -110,6 +106,12 @@ def tables(result: Result) -> list[Table]:
     ]
 
 
+def _run_and_steps(run: Record, metrics: Metrics) -> list[str]:
+    """Returns a run's first cells: which it is, the steps until it got there, and the images in them."""
+    which = [run[field] for field in ("victim", "embedding", "attacker")]
+    return [*which, _steps(run["reached"]), _images(run["reached"], metrics)]
+
+
 def _from_scratch(metrics: Metrics) -> Table:
     """Returns how each attacker fared from scratch, without a model to begin with."""
     rows = []
@@ -119,11 +121,7 @@ def _from_scratch(metrics: Metrics) -> Table:
         last = run["curve"][-1]
         rows.append(
             [
-                run["victim"],
-                run["embedding"],
-                run["attacker"],
-                _steps(run["reached"]),
-                _images(run["reached"], metrics),
+                *_run_and_steps(run, metrics),
                 _seconds(run["reached"]),
                 percent(last["normal_accuracy"]) + of_numbers([run]),
                 percent(last["pirate"]["null"]),
