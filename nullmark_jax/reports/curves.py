@@ -79,6 +79,8 @@ def curves_figure(
     figure = Figure(figsize=(8, 5), dpi=DPI)
     axes = figure.subplots()
     models: Any = [records] if isinstance(records[0], Mapping) else records
+    several = len(models) > 1
+    dashes = [_DASHES[i % len(_DASHES)] for i in range(len(models))]
     at = [record[x[0]] for model in models for record in model]
     for line, (colour, marker, dash) in zip(lines, LOOKS, strict=False):
         for i, model in enumerate(models):
@@ -90,16 +92,14 @@ def curves_figure(
                 values,
                 color=colour,
                 marker=marker,
-                linestyle=dash if len(models) == 1 else _DASHES[i % len(_DASHES)],
-                linewidth=2 if len(models) == 1 else 1.2,
-                markersize=6 if len(models) == 1 else 4,
+                linestyle=dashes[i] if several else dash,
+                linewidth=1.2 if several else 2,
+                markersize=4 if several else 6,
                 markevery=max(1, len(model) // 12),
                 label=line.label if i == 0 else None,
             )
-    if len(models) > 1:
-        for i in range(len(models)):
-            dash = _DASHES[i % len(_DASHES)]
-            axes.plot([], [], color="gray", linestyle=dash, linewidth=1.2, label=f"model {i + 1}")
+    for i, dash in enumerate(dashes if several else ()):
+        axes.plot([], [], color="gray", linestyle=dash, linewidth=1.2, label=f"model {i + 1}")
     if threshold is not None:
         axes.axhline(100 * threshold, color="black", linestyle=":", label="threshold")
     for (label, value), (colour, _, _) in zip((claims or {}).items(), LOOKS, strict=False):
@@ -129,8 +129,7 @@ def curves_figure(
     # Long names side by side are wider than the figure.
     longest = max(len(line.label) for line in lines)
     columns = 4 if longest <= 22 else 3 if longest <= 26 else 2
-    shown = len(lines) + 1 + len(upright or {}) + (beside is not None)
-    shown += len(models) if len(models) > 1 else 0
+    shown = len(lines) + 1 + len(upright or {}) + (beside is not None) + several * len(models)
     figure.legend(loc="outside lower center", ncols=min(columns, shown))
     return figure
 

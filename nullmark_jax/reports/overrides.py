@@ -4,8 +4,10 @@ import ast
 import pathlib
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
+
+from flax import traverse_util
 
 from nullmark_jax import program
 from nullmark_jax.errors import InputError
@@ -21,8 +23,6 @@ _ELSEWHERE = (
     "student.source",
     "test_images",
 )
-
-
 # Of config.json: what is no field of the config, or the papers' numbers.
 _NO_FIELDS = ("experiment", "paper", "seed", "task", "victims")
 
@@ -45,17 +45,12 @@ def sentences(result: Result, root: pathlib.Path, kept: dict[str, Any] | None = 
     if named is None:
         raise InputError(f"{command}: names no --config; run the experiment again, with one")
     path, _, argument = str(named).partition(":")
-    config = program.load_config_file(root / path).get_config(argument).to_dict()
-    today = dict(_fields(config))
+    config = program.load_config_file(root / path).get_config(argument)
+    today = traverse_util.flatten_dict(config.to_dict(), sep=".")
     if kept is not None:
-        given = dict(_fields(kept))
+        given = traverse_util.flatten_dict(kept, sep=".")
     parts = []
     for name, value in given.items():
-        *groups, last = name.split(".")
-        place = config
-        for group in groups:
-            place = place.setdefault(group, {})
-        place[last] = value
         usual = today.get(name)
         if _is_told(name) and (usual is None or _shown(usual) != _shown(value)):
             # Fields of earlier versions have no place in today's config.
@@ -68,7 +63,7 @@ def sentences(result: Result, root: pathlib.Path, kept: dict[str, Any] | None = 
     otherwise = (
         f"{by} has otherwise than today's config, which is in brackets: {'; '.join(sorted(parts))}."
     )
-    return [*([otherwise] if parts else []), *_data(config)]
+    return [*([otherwise] if parts else []), *_data(today | given)]
 
 
 def _given(arguments: Sequence[str]) -> dict[str, Any]:
@@ -85,25 +80,16 @@ def _is_told(name: str) -> bool:
     return name not in _ELSEWHERE and name.partition(".")[0] not in _NO_FIELDS
 
 
-def _fields(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from _fields(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _data(config: dict[str, Any]) -> list[str]:
+def _data(fields: dict[str, Any]) -> list[str]:
     """Returns which images an experiment had besides the task's, by the names of data sets or files."""
     found = []
-    if student := config.get("student"):
-        source = student["source"]
-        name = "scikit-learn's digits" if source == "digits" else student["name"]
-        name = pathlib.Path(student["path"]).stem if source == "npz" else name
-        merged = student["merge"]
+    if source := fields.get("student.source"):
+        name = "scikit-learn's digits" if source == "digits" else fields["student.name"]
+        name = pathlib.Path(fields["student.path"]).stem if source == "npz" else name
+        merged = fields["student.merge"]
         groups = f", {merged} neighbouring classes as one" if merged > 1 else ""
         found.append(f"The students' images are of {name}{groups}.")
-    if elsewhere := config.get("ood_path"):
+    if elsewhere := fields.get("ood_path"):
         names = " and ".join(pathlib.Path(each).stem for each in elsewhere.split(","))
         found.append(f"The images from elsewhere are {names} ([which](../results/README.md)).")
     return found

@@ -134,8 +134,8 @@ def commands(results: list[dict[str, Any]]) -> str:
         ("jax", "jax"),
         ("python", "Python"),
     ):
-        # Earlier runs do not know their processor.
-        values = {str(each["environment"].get(field, "unknown")) for each in results}
+        # Earlier runs do not know their processor; the rest all do.
+        values = {str(({"processor": "unknown"} | each["environment"])[field]) for each in results}
         if values != {"unknown"}:
             lines.append(f"- {title}: {', '.join(sorted(values))}")
     return "\n".join(lines)
