@@ -92,6 +92,21 @@ def test_pirates_of_our_own_attackers_choose_and_the_papers_do_not(victim):
     assert attack()["finite"] in (True, False)
 
 
+def test_a_cost_curve_ends_where_the_model_is_no_longer_numbers(victim):
+    config = piracy_cost.default()
+    config.grid.steps, config.grid.batch_size, config.points = 4, 8, 3
+    ends = {}
+    for rate in (1e-6, 1e30):
+        attacker = Attacker("sgd", "logits", rate, 16)
+        trained = piracy_cost._trained(
+            Bench(victim), attacker, "null only", "scratch", config, seed=0
+        )()
+        ends[rate] = (trained["finite"], [point["steps"] for point in trained["curve"]])
+    assert ends[1e-6] == (True, [0, 1, 2, 4])
+    finite, steps = ends[1e30]
+    assert not finite and steps == [0, 1, 2, 4][: len(steps)] and len(steps) < 4
+
+
 @pytest.mark.parametrize("choosing", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_pirates_of_a_round_are_those_attacked_alone(victim, monkeypatch, choosing):
     """Two at once: the first alone, two full rounds, and one that is filled up."""

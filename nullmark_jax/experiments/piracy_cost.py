@@ -167,10 +167,11 @@ def _trained(
             spent += time.monotonic() - since
             measured = bench.measure_curve(point.params, **marks)
             curve.append({"steps": point.steps, "seconds": round(spent, 2), **measured})
+            if not (finite := all_finite(point.params)):
+                break  # What is not a number stays so.
             since = time.monotonic()
         before = bench.measure_curve(victim.params, owner=bench.owner)["normal_accuracy"]
-        ended = all_finite(point.params)
-        return {"target": before - config.margin, "finite": ended, "curve": curve}
+        return {"target": before - config.margin, "finite": finite, "curve": curve}
 
     return train
 

@@ -235,7 +235,9 @@ def _own_training(metrics: Metrics) -> str:
 def _looked(metrics: Metrics) -> str:
     """Returns on how many models it was measured, and how closely."""
     models = {run["victim"] for run in metrics["runs"]}
-    steps = [point["steps"] for point in metrics["runs"][0]["curve"] if point["steps"]]
+    # Those that diverge end sooner.
+    longest = max((run["curve"] for run in metrics["runs"]), key=len)
+    steps = [point["steps"] for point in longest if point["steps"]]
     return (
         f"{many(len(models), 'model')}, a pirate each; looked at {many(len(steps), 'time')}, in geometric "
         f"distances, the last after {' and '.join(map(str, steps[-2:]))} steps"
