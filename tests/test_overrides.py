@@ -24,7 +24,7 @@ def test_what_it_sets_is_told_with_what_the_config_has_in_brackets():
         "--config.later.epochs=4",
         """'--config.ways=('"'"'FTAL'"'"',)'""",
         "'--config.learning_rates=(1e-4,1e-3)'",
-        "--config.grid_epochs=20",  # As the config has it.
+        "--config.grid_epochs=10",  # As the config has it.
         "--config.test_images=1000",  # Is told with the accuracies.
         "--config.owners=3",  # Of an earlier version.
     ]
