@@ -17,17 +17,19 @@ from typing import Any
 Step = Callable[[], float]
 
 
-def serve(make_step: Callable[[], Step], peak_memory: Callable[[], int]) -> None:
+def serve(
+    make_step: Callable[[], Step], peak_memory: Callable[[], int], *, warm_up: int = 2
+) -> None:
     """Be a contestant: make as many steps as each line of stdin says.
 
-    Prints a line after the first step; then each turn's mean seconds and the process's peak memory
-    in bytes, a JSON line each. After "program" instead of a number, the bytes that the step's compiled
-    program takes, null where the step has no `program_memory` to ask.
+    Prints a line after the first step, and makes `warm_up` more that nobody times; then each turn's mean
+    seconds and the process's peak memory in bytes, a JSON line each. After "program" instead of a number, the
+    bytes that the step's compiled program takes, null where the step has no `program_memory` to ask.
     """
     step = make_step()
     step()
     print("ready", flush=True)
-    for _ in range(2):
+    for _ in range(warm_up):
         step()
     for line in sys.stdin:
         if line.strip() == "program":

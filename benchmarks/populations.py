@@ -9,8 +9,9 @@ and true matches of each on one model, whose answers and features of the images 
 "unrolled" is `evaluation.make_evaluator`, made for a few watermarks of any network, which goes through whole
 copies. Runs: those of the quickstart that a sweep over seeds trains, from configs to verified run folders, as
 `python -m nullmark_jax.sweep` does, one after another and at once (`run_population`), on one device and on
-two: virtual ones, which share the cores, where there is a CPU alone. Each way of going through the population
-is a process of its own, and all have their turns in one run. Times are of the whole population.
+two: virtual ones, which share the cores, where there is a CPU alone; each way keeps what it compiles in a
+folder of its own, as users' processes do in theirs. Each way of going through the population is a process of
+its own, and all have their turns in one run. Times are of the whole population.
 """
 
 import functools
@@ -169,12 +170,15 @@ def serve(point: str) -> None:
     import our_step
 
     make = {"pirates": pirates, "watermarks": watermarks, "runs": runs}[population]
-    contestant.serve(functools.partial(make, way), our_step.peak_memory)
+    # A run's first steps are its own.
+    warm_up = 0 if population == "runs" else 2
+    contestant.serve(functools.partial(make, way), our_step.peak_memory, warm_up=warm_up)
 
 
 def compare(population: str) -> dict[str, dict[str, float]]:
     """Times the ways of one population in turn; returns what --json prints for each."""
     ways = []
+    kept = tempfile.TemporaryDirectory()
     shared = [
         f"--{flag.name}={flag.value}"
         for flag in (_TASK, _MEMBERS, _BATCH, _STEPS, _IMAGES, _EPOCHS)
@@ -182,7 +186,11 @@ def compare(population: str) -> dict[str, dict[str, float]]:
     try:
         for way in _WAYS[population]:
             arguments = [__file__, *shared, f"--worker={population}/{way}"]
-            ways.append(contestant.Contestant(way, arguments))
+            environ = {}
+            if population == "runs":
+                cache = {"XDG_CACHE_HOME": f"{kept.name}/{len(ways)}"}
+                environ = {"JAX_ENABLE_COMPILATION_CACHE": "true", **cache}
+            ways.append(contestant.Contestant(way, arguments, environ))
             if not ways[-1].alive:
                 sys.exit(f"{population}, {way}: did not run: {' '.join(arguments)} says why")
         for _ in range(_ROUNDS.value):
