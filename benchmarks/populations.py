@@ -38,7 +38,7 @@ _MEMBERS = flags.DEFINE_integer("members", 8, "Models, or watermarks.", lower_bo
 _BATCH = flags.DEFINE_integer("batch", 64, "Clean images a step.", lower_bound=2)
 _STEPS = flags.DEFINE_integer("steps", 4, "Training steps of each pirate.", lower_bound=1)
 _IMAGES = flags.DEFINE_integer("images", 500, "Images a watermark is tried on.", lower_bound=1)
-_ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each way.", lower_bound=3)
+_ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each way.", lower_bound=2)
 _EPOCHS = flags.DEFINE_integer("epochs", 4, "Of each run.", lower_bound=1)
 _POPULATIONS = flags.DEFINE_list("populations", ["pirates", "watermarks"], "Which to time.")
 _WORKER = flags.DEFINE_string("worker", None, "Internal: be this way, POPULATION/WAY.")

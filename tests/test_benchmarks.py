@@ -98,7 +98,7 @@ def test_populations_are_timed_each_way():
 
 @pytest.mark.slow
 def test_runs_are_timed_one_after_another_and_at_once():
-    small = ("--members=1", "--epochs=1", "--rounds=3")
+    small = ("--members=1", "--epochs=1", "--rounds=2")
     done = run("populations.py", "--json", *small, "--populations=runs")
     assert done.returncode == 0, done.stderr
     assert list(json.loads(done.stdout)["runs"]) == ["loop", "at once", "at once on 2 devices"]

@@ -170,6 +170,9 @@ RECIPES = {
     "optimizer.b2": 0.99,
     "weight_standardization": True,
     "null_space": True,
+    "augmentation.shift": 2,
+    "optimizer.schedule": "cosine",
+    "optimizer.warmup_steps": 3,
     "epochs": 2,
 }
 
