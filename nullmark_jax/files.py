@@ -4,12 +4,15 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from nullmark_jax.errors import InputError
 
 PathLike = str | os.PathLike[str]
+# A file's bytes, or what writes them to it where they are too many to hold.
+Content = bytes | Callable[[BinaryIO], None]
 
 
 def read_bounded(path: PathLike, limit: int) -> bytes:
@@ -29,7 +32,7 @@ def read_bounded(path: PathLike, limit: int) -> bytes:
     return data
 
 
-def write_whole(path: PathLike, data: bytes) -> None:
+def write_whole(path: PathLike, data: Content) -> None:
     """Writes a file so that it holds its old bytes or all of `data`, whatever interrupts.
 
     The bytes go to a new file beside it, reach the disk, and are renamed. A file that was there is
@@ -71,19 +74,22 @@ def writing(path: PathLike) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def aside(target: Path, data: bytes, mode: int = 0o666) -> Iterator[Path]:
+def aside(target: Path, data: Content, mode: int = 0o666) -> Iterator[Path]:
     """Holds `data` in a new file beside `target`, on the disk; removed at the end if still there.
 
     Args:
       target: the name that the caller gives to the file next, by a rename or a link.
-      data: its bytes.
+      data: its bytes, or a function that writes them to the open file.
       mode: its permissions, less the process's umask.
     """
     part = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with open(descriptor, "wb") as file:
-            file.write(data)
+            if isinstance(data, bytes):
+                file.write(data)
+            else:
+                data(file)
             file.flush()
             os.fsync(file.fileno())
         yield part

@@ -51,6 +51,19 @@ def test_writes_and_replaces(tmp_path):
         assert os.listdir(tmp_path) == ["file"]
 
 
+def test_what_writes_the_bytes_itself_writes_all_or_nothing(tmp_path):
+    path = tmp_path / "file"
+    files.write_whole(path, lambda file: file.writelines([b"a", b"b"]))
+
+    def dies(file):
+        file.write(b"half")
+        raise ValueError("no more")
+
+    with pytest.raises(InputError, match=r"file: cannot be written \(no more\)"):
+        files.write_whole(path, dies)
+    assert path.read_bytes() == b"ab" and os.listdir(tmp_path) == ["file"]
+
+
 def test_permissions_follow_the_umask(tmp_path):
     before = os.umask(0o027)
     try:

@@ -5,9 +5,9 @@ start that would each begin to; and machines without a network, or without a com
 `--config.data.source=npz --config.data.path=FILE.npz` reads the same images in the same order.
 """
 
-import io
 import pathlib
 import sys
+from typing import BinaryIO
 
 import numpy as np
 from absl import flags
@@ -38,15 +38,17 @@ def _export(flag_values: flags.FlagValues) -> int:
     # Whole: the validation split is taken out where the file is read.
     arguments = data_arguments(config) | {"validation_fraction": 0.0}
     splits = data.load(**arguments, seed=config.seed)
-    text = io.BytesIO()
-    np.savez(
-        text,
-        x_train=splits.train.images,
-        y_train=splits.train.labels,
-        x_test=splits.test.images,
-        y_test=splits.test.labels,
-    )
-    files.write_whole(flag_values.out, text.getvalue())
+
+    def write(file: BinaryIO) -> None:
+        np.savez(
+            file,
+            x_train=splits.train.images,
+            y_train=splits.train.labels,
+            x_test=splits.test.images,
+            y_test=splits.test.labels,
+        )
+
+    files.write_whole(flag_values.out, write)
     counts = f"{len(splits.train.labels)} training and {len(splits.test.labels)} test images"
     print(f"{flag_values.out}: {counts}; --config.data.source=npz --config.data.path=FILE reads it")
     return 0
