@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the launchers read from a training's arguments; they source it.
+# What the launchers read from a training's arguments, and refuse among them; they source it, and have a `die`.
 
 # workdir_of ARGUMENT ...: prints the run folder, the last one's where several are given, and nothing where none is.
 workdir_of() {
@@ -10,4 +10,16 @@ workdir_of() {
     previous="$argument"
   done
   printf '%s' "$found"
+}
+
+# refuse NAME ... -- ARGUMENT ...: dies of an argument that is one of these flags, which are a launcher's or its jobs'.
+refuse() {
+  local names='' argument
+  while [ "$1" != -- ]; do
+    names+="|$1"
+    shift
+  done
+  for argument in "${@:2}"; do
+    [[ ! "$argument" =~ ^--?(${names#|})(=.*)?$ ]] || die "$argument: is not for the jobs; leave it away behind --"
+  done
 }

@@ -141,7 +141,7 @@ def _check(options: argparse.Namespace, arguments: list[str]) -> None:
         _refuse(f"--fetch: {options.fetch!r} is there already; give a new folder")
     for each in arguments:
         if re.fullmatch(r"--?(only|collect|dry_run)(=.*)?", each):
-            _refuse(f"{each}: is not for the pods; leave it away behind --")
+            _refuse(f"{each}: is not for the jobs; leave it away behind --")
     options.arguments, options.folder = arguments, _workdir(arguments)
     if not options.folder.startswith(f"{RUNS}/") or ".." in options.folder.split("/"):
         remedy = f"give a folder below {RUNS}, {RUNS}/{options.name} say"

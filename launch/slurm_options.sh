@@ -34,16 +34,6 @@ read_options() {
   arguments=("$@")
 }
 
-# refuse NAME ...: flags that are no training's or sweep's own, but this script's or its jobs'.
-refuse() {
-  local argument name
-  for argument in "${arguments[@]}"; do
-    for name in "$@"; do
-      [[ ! "$argument" =~ ^--?$name(=.*)?$ ]] || die "$argument: is not for the jobs; leave it away behind --"
-    done
-  done
-}
-
 check_sbatch() {
   if [ -z "$dry_run" ] && ! command -v sbatch >/dev/null; then
     die "sbatch: is not on the PATH; run this where jobs are submitted, or with --dry_run"

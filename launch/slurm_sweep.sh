@@ -11,7 +11,7 @@ set -euo pipefail
 # shellcheck source=slurm_options.sh
 source "${BASH_SOURCE[0]%"${BASH_SOURCE[0]##*/}"}slurm_options.sh"
 read_options sweep "--config=configs/sweeps/NAME.py:TASK say" "$@"
-refuse only collect dry_run
+refuse only collect dry_run -- "${arguments[@]}"
 check_sbatch
 points="$("$python" -m nullmark_jax.sweep "${arguments[@]}" --dry_run | wc -l)" || exit 2
 

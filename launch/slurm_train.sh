@@ -14,7 +14,7 @@ source "${BASH_SOURCE[0]%"${BASH_SOURCE[0]##*/}"}slurm_options.sh"
 read_options training "--config=configs/TASK.py and --workdir=FOLDER" "$@"
 workdir="$(workdir_of "${arguments[@]}")"
 [ -n "$workdir" ] || die "no --workdir=FOLDER among the training's arguments: name one that all nodes see"
-refuse dry_run
+refuse dry_run -- "${arguments[@]}"
 check_sbatch
 "$python" -m nullmark_jax.main "${arguments[@]}" --dry_run >/dev/null || exit 2
 

@@ -73,9 +73,7 @@ if [ -z "$runtime" ]; then
     *) die "--runtime: none is known for --type=$type; give one" ;;
   esac
 fi
-for argument in "$@"; do
-  [[ ! "$argument" =~ ^--?dry_run(=.*)?$ ]] || die "$argument: is not for the machines; give it before --"
-done
+refuse dry_run -- "$@"
 workdir="$(workdir_of "$@")"
 [ -n "$workdir" ] || die "--workdir: is not given; give it after --, --workdir=runs/$name say"
 workdir="${workdir%/}"

@@ -399,7 +399,7 @@ def test_changes_that_are_not_committed(project):
         (ARGUMENTS, "--name: '' is no name"),
         (("--name=A", *ARGUMENTS), "--name: 'A' is no name"),
         (("--name=a", *ARGUMENTS), "--type: '' is no type"),
-        ((*OPTIONS, *ARGUMENTS, "--dry_run"), "--dry_run: is not for the machines"),
+        ((*OPTIONS, *ARGUMENTS, "--dry_run"), "--dry_run: is not for the jobs"),
         (("--name=a", "--type=v4-8", *ARGUMENTS), "--zone: '' is no zone"),
         ((*OPTIONS, "--type=v9-8", *ARGUMENTS), "--runtime: none is known for --type=v9-8"),
         ((*OPTIONS, "--save_seconds=-1", *ARGUMENTS), "--save_seconds: '-1' is no number"),
