@@ -76,7 +76,7 @@ def test_steps_and_seconds_as_multiples_of_the_cheapest_from_scratch():
     table, scratch, _ = tables({"metrics": metrics, "paper": paper})
     assert [len(row) for row in table.rows] == [len(table.header)] * 3
     # The cheapest in steps and the quickest are two: 300 / 200 steps, 20 / 5 seconds; 64 images a step.
-    assert table.rows[0][3:10] == ["300", "19200", "200", "1.5", "20", "5", "4"]
+    assert table.rows[0][3:10] == ["300", "19200", "200", "1.5", "20", "5", "4.0"]
     assert table.rows[1][3:10] == ["never", "", "200", "", "", "5", ""]
     assert table.rows[2][3:7] == ["1000000", "", "100000", "10"]
     assert [row[10] for row in table.rows] == ["90.00", "90.00; not a number", ""]

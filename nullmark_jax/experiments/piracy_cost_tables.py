@@ -70,7 +70,7 @@ def tables(result: Result) -> list[Table]:
                 f"{paper['pirate_steps']:.0f}",
                 "",
                 f"{paper['scratch_steps']:.0f}",
-                f"{paper['pirate_steps'] / paper['scratch_steps']:.2g}",
+                _times(paper["pirate_steps"] / paper["scratch_steps"]),
                 *[""] * 7,
             ]
         )
@@ -153,7 +153,7 @@ def _level(metrics: Metrics) -> Table:
         (by, theirs), (cheapest, ours) = (
             _first(runs, level, metrics) for runs in (scratch, pirates)
         )
-        multiple = f"{ours / theirs:.2g}" if ours else ""
+        multiple = _times(ours / theirs) if ours else ""
         rows.append(
             [*group, percent(level), str(theirs), by, str(ours or "never"), cheapest, multiple]
         )
@@ -220,7 +220,13 @@ def _seconds(point: Record | None) -> str:
 def _multiple(pirate: Record | None, scratch: Record | None, field: str) -> str:
     if pirate is None or scratch is None:
         return ""
-    return f"{pirate[field] / scratch[field]:.2g}"
+    return _times(pirate[field] / scratch[field])
+
+
+def _times(multiple: float) -> str:
+    if multiple < 1:
+        return f"{multiple:.2g}"
+    return f"{multiple:.1f}" if multiple < 10 else f"{multiple:.0f}"
 
 
 def _own_training(metrics: Metrics) -> str:
@@ -329,12 +335,12 @@ def verdict(result: Result) -> list[Finding]:
             multiple, run = min(multiples, key=lambda each: each[0])
             findings.append(
                 Finding(
-                    f"{claim} the cheapest attacker ({run['attacker']}) takes {multiple:.1f} times as many "
-                    "steps as the grid's cheapest from scratch with the same images; the owner's recipe is "
-                    f"not in the grid {how}.",
+                    f"{claim} the cheapest attacker ({run['attacker']}) takes {_times(multiple)} times as "
+                    "many steps as the grid's cheapest from scratch with the same images; the owner's "
+                    f"recipe is not in the grid {how}.",
                     multiple >= 10,
                     claim=_SHORT,
-                    brief=f"{multiple:.1f} times ({embedding})",
+                    brief=f"{_times(multiple)} times ({embedding})",
                     cause=_CAUSE,
                 )
             )
@@ -344,13 +350,13 @@ def verdict(result: Result) -> list[Finding]:
                 Finding(
                     f"{claim} {len(alone)} of {many(len(some), 'attacker')} came within "
                     f"{100 * metrics['margin']:g} points of the owner's NC with the pirate's mark above T, "
-                    f"the first ({first['attacker']}) after {first['reached']['steps']} steps of "
+                    f"the first ({first['attacker']}) after {many(first['reached']['steps'], 'step')} of "
                     f"{metrics['batch_size']} images, where none of the grid's did from scratch with the "
                     f"same images {how}.",
                     False,
                     claim=_SHORT,
-                    brief=f"a pirate in after {first['reached']['steps']} steps, from scratch nobody "
-                    f"({embedding})",
+                    brief=f"a pirate in after {many(first['reached']['steps'], 'step')}, from scratch "
+                    f"nobody ({embedding})",
                     cause=_CAUSE,
                 )
             )
