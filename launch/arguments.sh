@@ -14,12 +14,15 @@ workdir_of() {
 
 # refuse NAME ... -- ARGUMENT ...: dies of an argument that is one of these flags, which are a launcher's or its jobs'.
 refuse() {
-  local names='' argument
+  local names='' argument remedy
   while [ "$1" != -- ]; do
     names+="|$1"
     shift
   done
   for argument in "${@:2}"; do
-    [[ ! "$argument" =~ ^--?(${names#|})(=.*)?$ ]] || die "$argument: is not for the jobs; leave it away behind --"
+    [[ "$argument" =~ ^--?(${names#|})(=.*)?$ ]] || continue
+    remedy='leave it away behind --'
+    [ "${BASH_REMATCH[1]}" != dry_run ] || remedy='give it before --'
+    die "$argument: is not for the jobs; $remedy"
   done
 }

@@ -38,6 +38,10 @@ def write_whole(path: PathLike, data: Content) -> None:
     The bytes go to a new file beside it, reach the disk, and are renamed. A file that was there is
     replaced; nothing stays behind after a failure.
 
+    Args:
+      path: the file.
+      data: its bytes, or a function that writes them to the open file.
+
     Raises:
       InputError: the folder is missing, cannot be written or is full.
     """

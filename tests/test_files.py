@@ -1,6 +1,7 @@
 """Files read up to a bound, and written whole or not at all."""
 
 import contextlib
+import errno
 import os
 import resource
 
@@ -57,9 +58,9 @@ def test_what_writes_the_bytes_itself_writes_all_or_nothing(tmp_path):
 
     def dies(file):
         file.write(b"half")
-        raise ValueError("no more")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(InputError, match=r"file: cannot be written \(no more\)"):
+    with pytest.raises(InputError, match=r"file: cannot be written \(No space left on device\)"):
         files.write_whole(path, dies)
     assert path.read_bytes() == b"ab" and os.listdir(tmp_path) == ["file"]
 

@@ -87,7 +87,7 @@ class Process:
         self.lines = []
 
     def wait_for_epoch(self, number):
-        """Reads stderr up to the line of an epoch: of a later one where others were not written any more."""
+        """Reads stderr up to the line of an epoch, or of a later one where a run before this had done it."""
         for line in self.process.stderr:
             self.lines.append(line.rstrip("\n"))
             found = re.match(r"epoch (\d+):", line)

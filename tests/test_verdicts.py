@@ -709,20 +709,22 @@ def test_the_cost_of_piracy_says_when_it_was_looked_at():
         return {**named, "start": start, "reached": {"steps": reached}, "curve": curve}
 
     metrics = {"steps": 2000, "runs": [run("owner", 1000), run("scratch", 500)]}
+    diverged = run("owner", 1000) | {"reached": None, "curve": [{"steps": 0}, {"steps": 500}]}
+    metrics["runs"].insert(0, diverged)
     both = [*metrics["runs"], run("owner", 500) | {"embedding": "null and true"}]
     both.append(run("scratch", 500) | {"embedding": "null and true"})
     alone, whole = piracy_cost_tables.verdict({"metrics": metrics | {"runs": both}})
     assert "of null only, the cheapest attacker (x) takes 2.0 times" in alone.text
     assert "of null and true, the cheapest attacker (x) takes 1.0 times" in whole.text
     for there, times in ((1, "0.002"), (5500, "11")):
-        metrics["runs"][0] = run("owner", there)
+        metrics["runs"][1] = run("owner", there)
         (finding,) = piracy_cost_tables.verdict({"metrics": metrics})
         assert f"takes {times} times as many" in finding.text and finding.agrees is (there == 5500)
     alone = {"runs": [run("owner", 1)], "margin": 0.01, "batch_size": 64}
     (finding,) = piracy_cost_tables.verdict({"metrics": metrics | alone})
     assert "the first (x) after 1 step of 64 images" in finding.text
     assert finding.brief == "a pirate in after 1 step, from scratch nobody (null only)"
-    metrics["runs"][0] = run("owner", 1000)
+    metrics["runs"][1] = run("owner", 1000)
     (finding,) = piracy_cost_tables.verdict({"metrics": metrics})
     assert finding.agrees is False and "takes 2.0 times as many steps" in finding.text
     assert "(1 model, a pirate each; looked at 3 times, in geometric distances, the" in finding.text

@@ -60,8 +60,8 @@ def default() -> ml_collections.ConfigDict:
     # The other label is (y_W + shift) mod Y.
     config.shift = 1
     config.grid = attackers.grid_fields()
-    # Fewer ways and rates than piracy's: each is trained for three goals and without the mark, and what takes
-    # a mark is among these.
+    # Fewer ways and rates than piracy's: each is trained for three goals and without the mark. Within these
+    # the marks of Digit's recipe are lost.
     config.grid.ways = ("sgd", "adam-tamed")
     config.grid.learning_rates = (1e-3, 1e-4)
     config.grid.fractions = ()
