@@ -24,9 +24,10 @@ CAPTIONS = {
 }
 _SHORT = "Piracy takes ten times as long as from scratch (later paper)"
 _CAUSE = (
-    "The optimiser: Adam arrives, from the owner's model as from scratch. Plain SGD, of which their million "
+    "How they train. Adam arrives, with 1% of the images from the owner's model only; in the null space of "
+    "the pirate's own pattern null embedding is there within a few steps. Plain SGD, of which their million "
     "steps are, arrives from neither on Digit in 2,000 ({piracy_cost}): its multiple was not measured; "
-    "from the owner's model it can get in at a lower rate ({stability}). Tested by optimiser."
+    "from the owner's model it can get in at a lower rate ({stability}). Tested by way to train."
 )
 _CLAIM = "Piracy takes ten times as long as training from scratch, the later paper says"
 
@@ -224,9 +225,10 @@ def _multiple(pirate: Record | None, scratch: Record | None, field: str) -> str:
 
 
 def _times(multiple: float) -> str:
-    if multiple < 1:
+    if multiple < 0.95:
         return f"{multiple:.2g}"
-    return f"{multiple:.1f}" if multiple < 10 else f"{multiple:.0f}"
+    # 9.96 is not the paper's ten.
+    return f"{min(multiple, 9.9):.1f}" if multiple < 10 else f"{multiple:.0f}"
 
 
 def _own_training(metrics: Metrics) -> str:
