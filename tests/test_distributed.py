@@ -305,9 +305,10 @@ def test_on_a_tpu_distributed_needs_no_arguments(
             told[i]["PYTHONPATH"] = str(_metadata_asked(tmp_path))
         told[i]["GCE_METADATA_IP"] = metadata_servers(attributes)
     processes = Processes(config_file, tmp_path / "run", compiled, "--config.epochs=1", told=told)
+    ended = processes.end()
+    said = processes.error(0) + processes.error(1)
     # Unverified, after so few.
-    said = lambda: processes.error(0) + processes.error(1)  # noqa: E731
-    assert processes.end() == [1, 1] and "Traceback" not in said(), said()
+    assert ended == [1, 1] and "Traceback" not in said, said
     # One run of two, not two of one.
     assert not (tmp_path / "run" / "1").exists()
     result = json.loads((tmp_path / "run" / "0" / "result.json").read_text())
