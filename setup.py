@@ -34,9 +34,11 @@ setup(
     extras_require={
         "cuda": ["jax[cuda12]>=0.8.1"],
         "tpu": ["jax[tpu]>=0.8.1"],
+        "kubernetes": ["jax[k8s]>=0.8.1"],  # --distributed without arguments, in any Job
         "benchmark": ["torch>=2.6"],
         "dev": [
             "hypothesis>=6.100",
+            "jax[k8s]>=0.8.1",
             "kubernetes-validate>=1.37",  # Kubernetes' schemas, offline, for what launch/ renders
             "mypy>=1.13",
             "pytest>=8.3",
@@ -44,6 +46,7 @@ setup(
             "requests>=2.31",  # of jax[tpu]: asks a TPU's machine for the others
             "ruff>=0.8",
             "safetensors>=0.5",  # a second reader of our model files
+            "trustme>=1.1",  # a certificate for the Kubernetes API of the tests
         ],
     },
 )

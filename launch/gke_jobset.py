@@ -141,7 +141,8 @@ def _check(options: argparse.Namespace, arguments: list[str]) -> None:
         _refuse(f"--fetch: {options.fetch!r} is there already; give a new folder")
     for each in arguments:
         if re.fullmatch(r"--?(only|collect|dry_run)(=.*)?", each):
-            _refuse(f"{each}: is not for the jobs; leave it away behind --")
+            remedy = "give it before --" if "dry_run" in each else "leave it away behind --"
+            _refuse(f"{each}: is not for the jobs; {remedy}")
     options.arguments, options.folder = arguments, _workdir(arguments)
     if not options.folder.startswith(f"{RUNS}/") or ".." in options.folder.split("/"):
         remedy = f"give a folder below {RUNS}, {RUNS}/{options.name} say"

@@ -21,6 +21,7 @@ import hashlib
 import io
 import os
 import socket
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -69,19 +70,32 @@ def joined(coordinator: str = "", num_processes: int = 0, process_id: int = -1) 
         )
     if coordinator:
         _check_coordinator(coordinator, process_id)
+    in_kubernetes = "KUBERNETES_SERVICE_HOST" in os.environ
     try:
-        jax.distributed.initialize(
-            coordinator or None,
-            num_processes if coordinator else None,
-            process_id if coordinator else None,
-            heartbeat_timeout_seconds=_PATIENCE_SECONDS,
-            shutdown_timeout_seconds=_PATIENCE_SECONDS,
-        )
-    except (ValueError, RuntimeError) as error:
+        with warnings.catch_warnings():
+            # Of the package `kubernetes`, which the error below says.
+            warnings.filterwarnings("ignore", "Kubernetes environment detected")
+            jax.distributed.initialize(
+                coordinator or None,
+                num_processes if coordinator else None,
+                process_id if coordinator else None,
+                # Else jax asks the API of Kubernetes even then.
+                cluster_detection_method="deactivate" if coordinator and in_kubernetes else None,
+                heartbeat_timeout_seconds=_PATIENCE_SECONDS,
+                shutdown_timeout_seconds=_PATIENCE_SECONDS,
+            )
+    # All of them: a cluster's client has errors of its own.
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        start = (
+            "install nullmark_jax[kubernetes], start the pods by an Indexed Job with a headless service "
+            "and let their service account get and list pods, services and jobs"
+            if in_kubernetes
+            else "start them by Slurm, on a TPU pod or on Kubernetes"
+        )
         raise InputError(
-            f"--distributed: the processes cannot be joined ({reason}); start them by Slurm, on a TPU "
-            "pod or on Kubernetes, or give --coordinator=HOST:PORT, --num_processes and --process_id"
+            f"--distributed: the processes cannot be joined ({reason}); {start}, or give "
+            "--coordinator=HOST:PORT, --num_processes and --process_id"
         ) from error
     yield
     jax.distributed.shutdown()

@@ -2,25 +2,20 @@
 
 import http.server
 import json
-import os
-import pathlib
 import re
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from typing import ClassVar
 
-import compiled_programs
+import kubernetes_pods
 import numpy as np
 import pytest
 import tiny_task
+from processes import Processes, free_port
 
 from nullmark_jax import claim, models
 
-ROOT = pathlib.Path(__file__).parents[1]
 FILES = ("model.safetensors", "metrics.jsonl", "claim.json")
 EPOCHS = "--config.epochs=20"
 # ml_collections loads a config file by a method that Python will drop.
@@ -45,70 +40,7 @@ def compiled(tmp_path_factory):
 def nothing_is_left():
     """A test that fails leaves no process behind."""
     yield
-    while Processes.started:
-        process = Processes.started.pop()
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-
-
-class Processes:
-    """The processes of one run, process I with the folder FOLDER/I."""
-
-    started: ClassVar[list] = []
-
-    def __init__(
-        self, config_file, folder, compiled, *arguments, count=2, devices=2, own=None, told=None
-    ):
-        """`own` arguments and, where nothing is said of the others, `told` variables, by process."""
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        flags = f"--xla_force_host_platform_device_count={devices}"
-        environment = {
-            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}",
-            **compiled_programs.shared(compiled),
-        }
-        joined = ["--distributed", f"--coordinator=localhost:{port}", f"--num_processes={count}"]
-        self.each = []
-        folder.mkdir(exist_ok=True)
-        for i in range(count):
-            command = [sys.executable, "-m", "nullmark_jax.main", f"--config={config_file}"]
-            command += [f"--workdir={folder}/{i}", *tiny_task.EXPERIMENT, *arguments]
-            if told:
-                command += ["--distributed"]
-            elif count > 1:
-                command += [*joined, f"--process_id={i}"]
-            command += (own or {}).get(i, [])
-            variables = os.environ | environment | (told or {}).get(i, {})
-            # To files: a pipe that nobody reads may fill.
-            with open(folder / f"{i}.out", "w") as out, open(folder / f"{i}.err", "w") as err:
-                self.each.append(
-                    subprocess.Popen(command, cwd=ROOT, env=variables, stdout=out, stderr=err)
-                )
-        self.folder = folder
-        self.started += self.each
-
-    def error(self, i):
-        return (self.folder / f"{i}.err").read_text()
-
-    def output(self, i):
-        """What process i printed, without gloo's own lines."""
-        lines = (self.folder / f"{i}.out").read_text().splitlines()
-        # Its threads write at once: two lines may run together, and their ends follow.
-        gloos = re.compile(r"\[Gloo\]|peer ranks|^$")
-        return [line for line in lines if not gloos.search(line)]
-
-    def wait_for(self, text):
-        """Waits until the first process says a line that starts with `text`."""
-        until = time.monotonic() + 300
-        while not re.search(f"^{text}", self.error(0), re.MULTILINE):
-            assert time.monotonic() < until and self.each[0].poll() is None, self.error(0)
-            time.sleep(0.02)
-
-    def end(self):
-        """Returns the exit statuses."""
-        return [process.wait(timeout=300) for process in self.each]
+    Processes.kill_all()
 
 
 @pytest.fixture(scope="module")
@@ -305,14 +237,7 @@ def test_on_a_tpu_distributed_needs_no_arguments(
             told[i]["PYTHONPATH"] = str(_metadata_asked(tmp_path))
         told[i]["GCE_METADATA_IP"] = metadata_servers(attributes)
     processes = Processes(config_file, tmp_path / "run", compiled, "--config.epochs=1", told=told)
-    ended = processes.end()
-    said = processes.error(0) + processes.error(1)
-    # Unverified, after so few.
-    assert ended == [1, 1] and "Traceback" not in said, said
-    # One run of two, not two of one.
-    assert not (tmp_path / "run" / "1").exists()
-    result = json.loads((tmp_path / "run" / "0" / "result.json").read_text())
-    assert result["environment"]["processes"] == 2
+    assert_one_run_of_two(processes)
 
 
 def _metadata_asked(folder):
@@ -323,3 +248,91 @@ def _metadata_asked(folder):
     lines = "import os\nimport jax\nos.environ.pop('TPU_SKIP_MDS_QUERY', None)\n"
     (asked / "sitecustomize.py").write_text(lines)
     return asked
+
+
+def assert_one_run_of_two(processes):
+    """Not two of one."""
+    ended = processes.end()
+    said = processes.error(0) + processes.error(1)
+    # Unverified, after so few epochs.
+    assert ended == [1, 1] and "Traceback" not in said, said
+    assert not (processes.folder / "1").exists()
+    result = json.loads((processes.folder / "0" / "result.json").read_text())
+    assert result["environment"]["processes"] == 2
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Makes a job of Kubernetes."""
+    if why := kubernetes_pods.missing():
+        pytest.skip(why)
+    started = []
+
+    def make(**kind):
+        started.append(kubernetes_pods.Job(tmp_path / "kubernetes", **kind))
+        return started[-1]
+
+    yield make
+    for each in started:
+        each.close()
+
+
+def pods(job, config_file, folder, compiled, *, count=2, **variables):
+    """Starts them, with nothing but --distributed, on a port of this machine that is free."""
+    free = {"JAX_COORDINATOR_PORT": str(free_port())}
+    told = {i: free | job.variables(i, **variables) for i in range(count)}
+    return Processes(
+        config_file,
+        folder,
+        compiled,
+        "--config.epochs=1",
+        count=count,
+        told=told,
+        inside=job.inside,
+    )
+
+
+@pytest.mark.parametrize("jobset", [False, True], ids=["a job", "a jobset"])
+def test_on_kubernetes_distributed_needs_no_arguments(config_file, compiled, tmp_path, job, jobset):
+    """By what its API says of the pods."""
+    assert_one_run_of_two(
+        pods(job(count=2, jobset=jobset), config_file, tmp_path / "run", compiled)
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "variables", "reason"),
+    [
+        ({}, {"indexed": False}, "jobs must be indexed"),
+        ({"service": False}, {}, "Pods within a job need a headless service"),
+        ({"may_read": False}, {}, "Kubernetes API Error: 403 - Forbidden"),
+        ({"account": False}, {}, "Service token file does not exist"),
+        ({"package": False}, {}, "coordinator_address should be defined"),
+    ],
+)
+def test_a_pod_that_cannot_learn_of_the_others_says_what_it_wants(
+    config_file, compiled, tmp_path, job, kind, variables, reason
+):
+    alone = pods(
+        job(count=1, **kind), config_file, tmp_path / "run", compiled, count=1, **variables
+    )
+    assert alone.end() == [2], alone.error(0)
+    (line,) = (each for each in alone.error(0).splitlines() if each)
+    assert line.startswith("--distributed: the processes cannot be joined (") and reason in line
+    assert "let their service account get and list pods, services and jobs" in line
+    assert not (tmp_path / "run" / "0").exists()
+
+
+def test_a_pod_that_is_told_of_the_others_asks_nobody(config_file, compiled, tmp_path):
+    nowhere = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": "1"}
+    told = [f"--coordinator=localhost:{free_port()}", "--num_processes=1", "--process_id=0"]
+    alone = Processes(
+        config_file,
+        tmp_path / "run",
+        compiled,
+        "--config.epochs=1",
+        count=1,
+        told={0: nowhere},
+        own={0: told},
+    )
+    assert alone.end() == [1] and "ubernetes" not in alone.error(0), alone.error(0)

@@ -472,7 +472,7 @@ def test_without_access_it_says_so(cloud):
         (("--name=a", *ARGUMENTS), "--image: '' is none"),
         (("--name=a", "--image=i", *ARGUMENTS), "--claim: '' is none"),
         ((*COMMON, *ARGUMENTS), "--tpu: '' with --gpu=''; give one of the two"),
-        ((*GPUS, *ARGUMENTS, "--dry_run"), "--dry_run: is not for the jobs; leave it away"),
+        ((*GPUS, *ARGUMENTS, "--dry_run"), "--dry_run: is not for the jobs; give it before --"),
         ((*GPUS, "--sweep", *ARGUMENTS, "--only=1"), "--only=1: is not for the jobs; leave it"),
         ((*SLICE, "--gpu=nvidia-l4", *ARGUMENTS), "--tpu: "),
         ((*SLICE, "--topology=4", *ARGUMENTS), "--topology: '4' is none"),
