@@ -145,9 +145,14 @@ def process_count() -> int:
     return jax.process_count()
 
 
+def process_index() -> int:
+    """Returns which of the processes this is, from 0."""
+    return jax.process_index()
+
+
 def is_first() -> bool:
     """Returns whether this process is the one that reads and writes the run's folder."""
-    return jax.process_index() == 0
+    return process_index() == 0
 
 
 def device_count() -> int:
@@ -204,7 +209,7 @@ def share(tree: Tree, devices: int, axis: int = 0) -> Tree:
         split = (*array.shape[:axis], each, devices, *array.shape[axis + 1 :])
         dealt = np.moveaxis(array.reshape(split), axis + 1, 0)
         own = devices // process_count()
-        return np.ascontiguousarray(dealt[own * jax.process_index() :][:own])
+        return np.ascontiguousarray(dealt[own * process_index() :][:own])
 
     return jax.tree.map(deal, tree)
 
@@ -343,6 +348,13 @@ def together() -> Iterator[None]:
             raise failure
         if failed.any():
             raise InputError(f"process {failed.argmax()}: cannot go on, and says why; mend that")
+
+
+def gather(value: np.ndarray | np.generic) -> np.ndarray:
+    """Returns what each process calls it with, in their order, on a new first axis."""
+    if process_count() == 1:
+        return np.asarray(value)[np.newaxis]
+    return np.asarray(multihost_utils.process_allgather(value))
 
 
 def check_same(name: str, *contents: bytes | np.ndarray) -> None:

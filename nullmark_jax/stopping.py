@@ -9,10 +9,15 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
-from nullmark_jax import parallel
+from nullmark_jax import agreement, parallel
 
 _AGAIN = "give the same command again to go on"
 _STOPS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+_NO_STEP = f"{_STOPS[signal.SIGTERM]}; no step was done since the start: {_AGAIN}"
+# How often a process looks whether another got SIGTERM, until its first step is done.
+_LOOK_SECONDS = 0.2
+# The trainings of this process, whose words differ: the store keeps them.
+_trainings = 0
 
 
 class Stopped(BaseException):
@@ -53,7 +58,7 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 
 def _exit(line: str, status: int) -> NoReturn:
     bar_end = "\n" if os.isatty(2) else ""
-    os.write(2, f"{bar_end}{line}\n".encode())
+    os.write(2, f"{bar_end}{line}\n".encode() if line else b"")
     os._exit(status)
 
 
@@ -97,11 +102,18 @@ def asked_to_stop() -> Iterator[Callable[[int], bool]]:
     alone gets signals, a process that is none of several is never asked.
 
     Before the first call, while the first step is compiled, which can take a minute, nothing is done that
-    the disk does not have: there SIGTERM ends a process that is none of several, at once and with status 0,
-    `put_off` or not.
+    the disk does not have: there SIGTERM ends the process, and to one of several all of them, at once and
+    with status 0, `put_off` or not.
     """
     if parallel.is_joined():
-        yield _asking_at_every_step()
+        with _all_ended_at_once() as begin:
+            agreed = _asking_at_every_step()
+
+            def all_to_stop(step: int) -> bool:
+                begin()
+                return agreed(step)
+
+            yield all_to_stop
         return
     if threading.current_thread() is not threading.main_thread():
         yield lambda step: False
@@ -136,9 +148,7 @@ def _ended_at_once() -> Iterator[Callable[[], None]]:
         while number := told.recv(1):
             with deciding:
                 if number[0] == signal.SIGTERM and not begun.is_set():
-                    _exit(
-                        f"{_STOPS[signal.SIGTERM]}; no step was done since the start: {_AGAIN}", 0
-                    )
+                    _exit(_NO_STEP, 0)
 
     def begin() -> None:
         if not begun.is_set():
@@ -156,6 +166,42 @@ def _ended_at_once() -> Iterator[Callable[[], None]]:
         tell.close()
         watcher.join()
         told.close()
+
+
+@contextlib.contextmanager
+def _all_ended_at_once() -> Iterator[Callable[[], None]]:
+    """The same of `joined` processes: SIGTERM to one ends all, or none, once one has called the function.
+
+    A thread looks out for jax's word of the signal, whose handler is jax's.
+    """
+    global _trainings
+    _trainings += 1
+    name = f"nullmark_jax/training-{_trainings}"
+    begun = threading.Event()
+
+    def end_or_go_on(word: str) -> None:
+        if agreement.first_word(f"{name}/word", word) == "end":
+            agreement.leave(f"{name}/left")
+            _exit(_NO_STEP if parallel.is_first() else "", 0)
+
+    def watch() -> None:
+        while not begun.wait(_LOOK_SECONDS):
+            if agreement.is_noticed():
+                end_or_go_on("end")
+                return
+
+    def begin() -> None:
+        if not begun.is_set():
+            begun.set()
+            end_or_go_on("begin")
+
+    watcher = threading.Thread(target=watch, name="SIGTERM of any process", daemon=True)
+    watcher.start()
+    try:
+        yield begin
+    finally:
+        begun.set()
+        watcher.join()
 
 
 def _asking_at_every_step() -> Callable[[int], bool]:

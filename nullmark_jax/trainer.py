@@ -29,7 +29,6 @@ from nullmark_jax import (
 )
 from nullmark_jax import config as configs
 from nullmark_jax.checkpoint import Checkpoint, Checkpoints
-from nullmark_jax.errors import InputError
 from nullmark_jax.folder import read_history, read_seconds, write_history, write_seconds
 from nullmark_jax.marks import Marks, rising
 from nullmark_jax.progress import Progress
@@ -51,7 +50,7 @@ def make_plan(
       devices: that share a batch; None for all.
 
     Raises:
-      InputError: the batch does not fit the data or the devices, or a scan lacks its data.
+      InputError: the batch does not fit the data or the devices.
     """
     marked = (
         batches.marked_per_batch(config.loss.inject_ratio, config.batch_size)
@@ -61,12 +60,6 @@ def make_plan(
     devices = devices or parallel.device_count()
     parallel.check_divisible("config.batch_size", config.batch_size, devices)
     parallel.check_divisible("config.loss.inject_ratio * config.batch_size", marked, devices)
-    if config.steps_per_dispatch > 1 and not is_resident(config, train_split):
-        raise InputError(
-            f"config.steps_per_dispatch: {config.steps_per_dispatch} needs the training set on the "
-            f"device; give 1, or config.resident_bytes={train_split.images.nbytes}"
-        )
-
     num_images = len(train_split.labels)
 
     def plan(epoch: int) -> batches.Batch:
@@ -85,8 +78,8 @@ def make_plan(
 
 
 def is_resident(config: ml_collections.ConfigDict, train_split: data.Dataset) -> bool:
-    """Returns whether the training set is kept on the device."""
-    return train_split.images.nbytes <= config.resident_bytes
+    """Returns whether the training set is kept on the device: of several processes each has its own share."""
+    return parallel.process_count() == 1 and train_split.images.nbytes <= config.resident_bytes
 
 
 def train(
@@ -115,7 +108,7 @@ def train(
     on_device = jax.tree.map(jnp.asarray, marks)
     projected = jax.jit(lambda params: project(params, on_device))
     resident = is_resident(config, splits.train)
-    automatic = training.ACCELERATOR_STEPS if parallel.on_accelerator() and resident else 1
+    automatic = training.ACCELERATOR_STEPS if parallel.on_accelerator() else 1
     validate = (
         evaluation.make_evaluator(models.apply_fn(model), splits.validation)
         if len(splits.validation.labels)

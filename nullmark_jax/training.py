@@ -15,7 +15,7 @@ from nullmark_jax import incremental, parallel
 from nullmark_jax.baselines.triggers import Triggers
 from nullmark_jax.batches import Augmentation, Batch, augment, pick
 from nullmark_jax.embedding import scale_pixels
-from nullmark_jax.errors import InputError, TrainingDiverged
+from nullmark_jax.errors import TrainingDiverged
 from nullmark_jax.losses import CrossEntropy, Logits, Terms, objective, objective_terms
 from nullmark_jax.marks import Marks, mark_batch
 from nullmark_jax.models import ApplyFn, ConvNet, Params
@@ -221,18 +221,11 @@ def on_devices(
     Args:
       step: made by `make_train_step` with `average=parallel.average`.
       steps_per_dispatch: steps in one call of the device; above 1 they are scanned over, which pays
-        on accelerators, and needs a resident data set.
-      resident: keep the whole data set on the device; otherwise each step's images are picked on
-        the host, one step ahead of the device.
-
-    Raises:
-      InputError: steps are scanned over and the data set is not resident.
+        on accelerators.
+      resident: keep the whole data set on the device; otherwise each dispatch's images are picked on
+        the host, of its own devices' shares alone, one dispatch ahead of them.
     """
     scanned = steps_per_dispatch > 1
-    if scanned and not resident:
-        raise InputError(
-            f"steps_per_dispatch: {steps_per_dispatch} needs a resident data set; give 1"
-        )
     run = parallel.pmap_shares(
         scan_steps(step) if scanned else step,
         cut=(False, not resident, not resident, True, False),
@@ -282,7 +275,8 @@ def fit(
       state: as after `first_epoch - 1` epochs and the steps of `before`. Its memory is given to the next
         state.
       step: made by `on_devices`.
-      images: [N, H, W, C] as the step takes them, uint8 most often, on the host.
+      images: [N, H, W, C] as the step takes them, uint8 most often, on the host; of what is not an array, as
+        `data.mapped.MappedImages`, only the rows that are wanted are read.
       labels: int32 [N].
       marks: a population (leading axis K >= 1).
       plan: epoch -> its batches (`epoch_batches`).
@@ -306,7 +300,7 @@ def fit(
     stopped = False
     scanned = steps_per_dispatch > 1
     if resident:
-        images, labels = parallel.replicate((images, labels))
+        images, labels = parallel.replicate((np.asarray(images), labels))
     # Laid out as steps return it: of a state that is not, the first step would be compiled for itself.
     state, marks = parallel.replicate((state, marks))
 
@@ -314,9 +308,11 @@ def fit(
         part = parallel.share(part, devices, axis=int(scanned))
         if resident:
             return images, labels, part
-        each = np.arange(part.index.shape[-1], dtype=np.int32)
+        # Of each device the images of all steps of the dispatch, one behind the other.
+        picked = part.index.reshape(len(part.index), -1)
+        each = np.arange(picked.shape[1], dtype=np.int32).reshape(part.index.shape[1:])
         rows: Any = np.broadcast_to(each, part.index.shape)
-        return images[part.index], labels[part.index], part._replace(index=rows)
+        return images[picked], labels[picked], part._replace(index=rows)
 
     for epoch in range(first_epoch, epochs + 1):
         batches = plan(epoch)

@@ -159,6 +159,7 @@ def main(out):
         "host_fed": on_all_devices(right, resident=False),
         # 6 steps an epoch, 4 and 2 of them in a dispatch.
         "scanned": on_all_devices(right, steps_per_dispatch=4),
+        "scanned_host_fed": on_all_devices(right, steps_per_dispatch=4, resident=False),
         "no_average": on_all_devices(make_step()),
         "gradient_of_average": on_all_devices(make_step(averaged_cross_entropy)),
     }

@@ -63,7 +63,8 @@ class _Api(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         path, _, query = self.path.partition("?")
         name = self.job["metadata"]["name"]
-        if self.headers["Authorization"] != f"Bearer {_TOKEN}":
+        # The scheme's case is the client's choice.
+        if self.headers["Authorization"].casefold() != f"bearer {_TOKEN}":
             self._answer(401, {"kind": "Status", "reason": "Unauthorized"})
         elif not self.may_read:
             self._answer(403, {"kind": "Status", "reason": "Forbidden"})

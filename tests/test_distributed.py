@@ -2,8 +2,11 @@
 
 import http.server
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from typing import ClassVar
@@ -12,7 +15,7 @@ import kubernetes_pods
 import numpy as np
 import pytest
 import tiny_task
-from processes import Processes, free_port
+from processes import ROOT, Processes, free_port
 
 from nullmark_jax import claim, models
 
@@ -181,6 +184,61 @@ def test_what_one_process_cannot_use_ends_all_with_one_line(
     assert list((tmp_path / "run").glob("*/*")) == []
 
 
+def test_images_damaged_in_any_process_s_part_of_the_file_end_all_with_one_line(
+    config_file, compiled, tmp_path
+):
+    (path,) = config_file.parent.glob("*.npz")
+    content = bytearray(path.read_bytes())
+    with np.load(path) as arrays:
+        pixels = arrays["x_train"].tobytes()
+    # In the second half, which the second process reads.
+    content[content.index(pixels) + len(pixels) - 5] ^= 1
+    damaged = tmp_path / "damaged.npz"
+    damaged.write_bytes(content)
+    processes = Processes(config_file, tmp_path / "run", compiled, f"--config.data.path={damaged}")
+    assert processes.end() == [2, 2]
+    for i in (0, 1):
+        (line,) = (each for each in processes.error(i).splitlines() if each)
+        assert line.endswith("x_train cannot be read (Bad CRC-32); the file is damaged")
+    assert list((tmp_path / "run").glob("*/*")) == []
+
+
+# Started in each process: tells which rows of the images in the file are read.
+_TELL = """
+import os, sys
+from nullmark_jax.data import mapped
+
+read = mapped.MappedImages.__getitem__
+
+def told(self, index):
+    rows = self._rows[index]
+    with open(os.environ["ROWS"] + str(os.getpid()), "a") as file:
+        print(len(self), *rows.ravel().tolist(), file=file)
+    return read(self, index)
+
+mapped.MappedImages.__getitem__ = told
+"""
+
+
+def test_each_process_reads_its_own_share_of_the_images(
+    config_file, compiled, tmp_path, monkeypatch
+):
+    (tmp_path / "sitecustomize.py").write_text(_TELL)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    monkeypatch.setenv("ROWS", f"{tmp_path}/rows-of-")
+    processes = Processes(config_file, tmp_path / "run", compiled, "--config.epochs=1")
+    assert set(processes.end()) == {1}, processes.error(0)
+    read = []
+    for process in processes.each:
+        lines = (tmp_path / f"rows-of-{process.pid}").read_text().splitlines()
+        read.append([tuple(map(int, line.split())) for line in lines])
+    for images, steps in ((108, 6), (12, 1)):
+        # Eight of each batch of training images of sixteen; half of the validation images.
+        shares = [[row for size, *rows in own if size == images for row in rows] for own in read]
+        assert [len(share) for share in shares] == [min(8, images // 2) * steps] * 2
+        assert len({*shares[0], *shares[1]}) == len(shares[0]) + len(shares[1])
+
+
 class Metadata(http.server.BaseHTTPRequestHandler):
     """What the metadata server of one machine of a TPU pod says, of nothing else."""
 
@@ -310,17 +368,28 @@ def test_on_kubernetes_distributed_needs_no_arguments(config_file, compiled, tmp
         ({"package": False}, {}, "coordinator_address should be defined"),
     ],
 )
-def test_a_pod_that_cannot_learn_of_the_others_says_what_it_wants(
-    config_file, compiled, tmp_path, job, kind, variables, reason
-):
-    alone = pods(
-        job(count=1, **kind), config_file, tmp_path / "run", compiled, count=1, **variables
+def test_a_pod_that_cannot_learn_of_the_others_says_what_it_wants(job, kind, variables, reason):
+    alone = job(count=1, **kind)
+    program = """
+from nullmark_jax import errors, parallel
+try:
+    with parallel.joined():
+        pass
+except errors.InputError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [*alone.inside, sys.executable, "-c", program],
+        cwd=ROOT,
+        env=os.environ | alone.variables(0, **variables),
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert alone.end() == [2], alone.error(0)
-    (line,) = (each for each in alone.error(0).splitlines() if each)
+    (line,) = done.stdout.splitlines()
     assert line.startswith("--distributed: the processes cannot be joined (") and reason in line
     assert "let their service account get and list pods, services and jobs" in line
-    assert not (tmp_path / "run" / "0").exists()
+    assert done.stderr == ""
 
 
 def test_a_pod_that_is_told_of_the_others_asks_nobody(config_file, compiled, tmp_path):

@@ -35,7 +35,7 @@ def results(request, tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("way", ["resident", "host_fed", "scanned"])
+@pytest.mark.parametrize("way", ["resident", "host_fed", "scanned", "scanned_host_fed"])
 def test_training_agrees_with_one_device_on_the_whole_batch(results, way):
     for part in ("state", "loss"):
         expected = results[f"one_device/{part}"]
@@ -46,6 +46,8 @@ def test_training_agrees_with_one_device_on_the_whole_batch(results, way):
 def test_resident_and_host_fed_data_give_the_same_bytes(results):
     for part in ("state", "loss"):
         assert results[f"resident/{part}"].tobytes() == results[f"host_fed/{part}"].tobytes()
+        scanned = results[f"scanned/{part}"].tobytes()
+        assert scanned == results[f"scanned_host_fed/{part}"].tobytes()
 
 
 @pytest.mark.parametrize("mistake", ["no_average", "gradient_of_average"])

@@ -348,10 +348,6 @@ def test_the_clipped_cross_entropy_leaves_the_watermark_unlearned(data, tmp_path
     ("change", "message"),
     [
         ({"batch_size": 1000}, r"^config.batch_size: 1000 does not fit 108 training images"),
-        (
-            {"steps_per_dispatch": 4, "resident_bytes": 100},
-            r"^config.steps_per_dispatch: 4 needs .* config.resident_bytes=27648$",
-        ),
         ({"owner.key_file": "/nowhere/owner.key"}, r"^/nowhere/owner.key: cannot be read"),
         ({"owner.passphrase_file": "/nowhere/p"}, r"^/nowhere/p: cannot be read"),
         ({"owner.timestamp": "yesterday"}, r"^timestamp: 'yesterday' is no UTC time"),

@@ -8,6 +8,7 @@ import sys
 import threading
 
 import pytest
+from processes import free_port
 
 from nullmark_jax import parallel, stopping
 
@@ -66,9 +67,9 @@ with stopping.stoppable(), stopping.asked_to_stop() as asked:
 """
 
 
-def compiling(*arguments):
+def compiling(*arguments, program=COMPILING):
     return subprocess.Popen(
-        [sys.executable, "-c", COMPILING, *map(str, arguments)],
+        [sys.executable, "-c", program, *map(str, arguments)],
         cwd=pathlib.Path(__file__).parents[1],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -130,7 +131,54 @@ def test_a_thread_is_never_asked():
     ],
 )
 def test_of_several_processes_every_step_is_asked_about(monkeypatch, agreed, calls, answers):
-    monkeypatch.setattr(parallel, "is_joined", lambda: True)
     monkeypatch.setattr(parallel, "stop_agreed", lambda step: step == agreed)
-    with stopping.asked_to_stop() as asked:
-        assert [asked(step) for step in calls] == answers
+    asked = stopping._asking_at_every_step()
+    assert [asked(step) for step in calls] == answers
+
+
+JOINED = """
+import hashlib, sys, time
+from nullmark_jax import parallel, stopping
+begun, rounds, coordinator, process = sys.argv[1:]
+with parallel.joined(coordinator, 2, int(process)), stopping.asked_to_stop() as asked:
+    if begun == "begun":
+        asked(1)
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", int(rounds))
+    step = 2
+    while not asked(step):
+        time.sleep(0.05)
+        step += 1
+    print(step)
+"""
+
+
+def joined(begun, rounds, *, to):
+    """Tells one of two processes to stop; returns the exit statuses, and what each wrote."""
+    coordinator = f"localhost:{free_port()}"
+    each = [compiling(begun, rounds, coordinator, i, program=JOINED) for i in (0, 1)]
+    try:
+        for process in each:
+            assert process.stdout.readline() == "ready\n"
+        each[to].send_signal(signal.SIGTERM)
+        said = [process.communicate(timeout=60) for process in each]
+    finally:
+        for process in each:
+            process.kill()
+    return [process.returncode for process in each], said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", [0, 1])
+def test_before_the_first_step_sigterm_to_one_of_several_ends_all_at_once(to):
+    ended, said = joined("first", 10**9, to=to)
+    assert ended == [0, 0], said
+    line = "terminated; no step was done since the start: give the same command again to go on\n"
+    assert line in said[0][1] and "terminated" not in said[1][1]
+
+
+@pytest.mark.slow
+def test_later_all_of_them_stop_after_the_same_step():
+    ended, said = joined("begun", 1, to=1)
+    (first, second) = (out for out, _ in said)
+    assert ended == [0, 0] and first == second and int(first) >= 2, said

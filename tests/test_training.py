@@ -1,6 +1,7 @@
 """training.py: the step against numbers worked out in NumPy, and `fit` on a net that is no Flax."""
 
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 from nullmark_jax import batches, evaluation, losses, parallel, training, transform
 from nullmark_jax.data import Dataset
 from nullmark_jax.embedding import Watermark
-from nullmark_jax.errors import InputError, TrainingDiverged
+from nullmark_jax.errors import TrainingDiverged
 from nullmark_jax.losses import Logits
 
 SIDE, CLASSES = 8, 3
@@ -265,12 +266,29 @@ def test_the_curriculum_sets_lambda_by_the_step():
     assert epoch.metrics.terms.null.tolist() == [2.0, 4.0, 8.0]
 
 
-def test_a_scan_needs_a_resident_data_set():
-    data = bars(32, seed=0)
-    with pytest.raises(InputError, match=r"^steps_per_dispatch: 2 needs a resident data set"):
-        train(
-            data, random_watermarks(1), plan=make_plan(data), steps_per_dispatch=2, resident=False
-        )
+class Picked:
+    """Images of which it is kept which rows were wanted."""
+
+    def __init__(self, images):
+        self.images, self.rows = images, []
+
+    def __getitem__(self, index):
+        self.rows.append(index)
+        return self.images[index]
+
+
+@pytest.mark.parametrize("steps_per_dispatch", [1, 3])
+def test_fed_from_the_host_only_the_rows_of_each_dispatch_are_read(steps_per_dispatch):
+    data = bars(64, seed=0)
+    plan = make_plan(data, batch_size=8, marked=4)
+    picked = types.SimpleNamespace(images=Picked(data.images), labels=data.labels)
+    options = {"steps_per_dispatch": steps_per_dispatch, "resident": False}
+    train(picked, random_watermarks(1), plan=plan, epochs=1, **options)
+    read = [np.ravel(rows) for rows in picked.images.rows]
+    assert [len(rows) for rows in read] == [
+        8 * n for n in ([1] * 8, [3, 3, 2])[steps_per_dispatch > 1]
+    ]
+    np.testing.assert_array_equal(np.concatenate(read), np.ravel(plan(1).index))
 
 
 def countdown(at):

@@ -2,16 +2,18 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nullmark_jax.data.mapped import MappedImages
 from nullmark_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Labelled images, in memory.
+    """Labelled images, in memory; or in a file, as `MappedImages`, where `load` was asked for that.
 
     Attributes:
       images: uint8 [N, H, W, C]; 255 is the papers' 1.0.
@@ -47,7 +49,14 @@ class Dataset:
 
     def take(self, indices: NDArray[np.integer]) -> "Dataset":
         """Returns the images of `indices`, in that order, as a data set of their own."""
-        return Dataset(self.images[indices], self.labels[indices], self.class_names)
+        images: Any = self.images
+        in_file = isinstance(images, MappedImages)
+        taken = images.take(indices) if in_file else images[indices]
+        return Dataset(taken, self.labels[indices], self.class_names)
+
+    def in_memory(self) -> "Dataset":
+        """Returns it with all its images in memory."""
+        return dataclasses.replace(self, images=np.asarray(self.images))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ def load(
     num_classes: int,
     validation_fraction: float,
     seed: int,
+    mapped: bool = False,
 ) -> Splits:
     """Loads a task's three splits.
 
@@ -37,6 +38,8 @@ def load(
       num_classes: of the task, which the data must have.
       validation_fraction: in [0, 1), of the training images; 0 gives an empty validation split.
       seed: >= 0; of the validation split.
+      mapped: leave the images of an uncompressed .npz in their file (`MappedImages`), which the caller then
+        checks for damage; the other sources are read whole all the same.
 
     Raises:
       InputError: the source or its data cannot be used; one line says what, and the remedy.
@@ -52,6 +55,7 @@ def load(
         manual_dir=manual_dir,
         input_shape=input_shape,
         num_classes=num_classes,
+        mapped=mapped,
     )
     kept, held_out = stratified_split(train.labels, validation_fraction, seed)
     return Splits(
@@ -103,6 +107,7 @@ def _read(
     manual_dir: str,
     input_shape: Sequence[int],
     num_classes: int,
+    mapped: bool = False,
 ) -> list[Dataset]:
     shape = tuple(int(size) for size in input_shape)
     if len(shape) != 3 or min(shape) < 1:
@@ -110,7 +115,9 @@ def _read(
     if source == "digits":
         return digits.read(splits, input_shape=shape, num_classes=num_classes)
     if source == "npz":
-        return npz.read(splits, path=path, input_shape=shape, num_classes=num_classes)
+        return npz.read(
+            splits, path=path, input_shape=shape, num_classes=num_classes, mapped=mapped
+        )
     if source == "tfds":
         return tfds.read(
             splits,
