@@ -264,14 +264,20 @@ def _main(options: argparse.Namespace, cluster: Cluster) -> int:
     if not options.sweep:
         selector += ",batch.kubernetes.io/job-completion-index=0"
     logs = ("logs", f"--selector={selector}")
+    # Of more than 5 pods kubectl follows none, unless it is told of more.
+    follow = (*logs, "--follow", *(["--max-log-requests=10000"] if options.sweep else []))
     if not options.dry_run:
-        _say(f"see what it prints: {cluster.shown(*logs, '--follow')}")
+        _say(f"see what it prints: {cluster.shown(*follow)}")
     ended = cluster.wait()
     try:
         print(cluster.run(*logs, "--tail=20"), end="")
     except subprocess.CalledProcessError:  # Its nodes have gone, and the logs with them.
         _say("its logs are gone")
     if options.fetch:
+        # kubectl gives files no mode of their own: owner.key is nobody else's here, either.
+        os.umask(0o077)
+        if options.dry_run:
+            print("umask 077")
         cluster.copy((f"CLAIM:{options.folder}", options.fetch))
     if ended == "Completed" and not options.keep:
         cluster.run(*delete)

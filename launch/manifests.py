@@ -9,6 +9,7 @@ import yaml  # Of ml_collections.
 RUNS = "/runs"
 _GRACE_SECONDS = 60  # For the checkpoint after SIGTERM, which takes up to 30.
 _NOT_FINISHED = 75
+_TRIES = 4  # Of a point, and of the table, that are killed.
 Manifest = dict[str, Any]
 
 # What TPUs' drivers lock of a host's memory, in KiB: GKE asks for it of containers that are not privileged.
@@ -40,10 +41,20 @@ exit "$status"
 DEVICES = """\
 python -c 'from nullmark_jax.parallel import check_platform; check_platform()' || exit 69
 """
-# A point that died is left to the table's job, which tries it once more and names it.
+# A point that died is left to the table's job, which tries it once more and names it. So is one whose pods
+# were killed, shell and all, where memory was short say: a point that failed for good would fail the sweep,
+# and leave it without a table.
+LEFT = f"""\
+[ "${{FAILURES:-0}}" -lt {_TRIES} ] || {{ echo "{_TRIES} pods failed: left to the table"; exit 0; }}
+"""
 POINT = f"""{_FOLLOW}\
 [ "$status" != 1 ] || status=0
 exit "$status"
+"""
+# First of what there is: what killed a point's pods may kill the table's.
+TABLE = """\
+"$@" --collect
+exec "$@"
 """
 
 
@@ -101,22 +112,27 @@ def _sweep_jobs(options: argparse.Namespace) -> list[Manifest]:
         "action": "Ignore",
         "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
     }
+    template = _template(
+        options, f"{LEFT}{DEVICES}{POINT}", [*sweep, "--only=$(JOB_COMPLETION_INDEX)"]
+    )
+    failures = "metadata.annotations['batch.kubernetes.io/job-index-failure-count']"
+    template["spec"]["containers"][0]["env"].append(
+        {"name": "FAILURES", "valueFrom": {"fieldRef": {"fieldPath": failures}}}
+    )
     points = {
         "completionMode": "Indexed",
         "completions": options.points,
         "parallelism": min(options.jobs, options.points),
-        "backoffLimitPerIndex": 3,
+        "backoffLimitPerIndex": _TRIES,  # One more pod, which ends at once with 0.
         "podFailurePolicy": {"rules": [_fail_on(2), taken_away]},
-        "template": _template(
-            options, f"{DEVICES}{POINT}", [*sweep, "--only=$(JOB_COMPLETION_INDEX)"]
-        ),
+        "template": template,
     }
     table = {
         "completions": 1,
         "parallelism": 1,
-        "backoffLimit": 3,
+        "backoffLimit": _TRIES - 1,
         "podFailurePolicy": {"rules": [_fail_on(1, 2), taken_away]},
-        "template": _template(options, 'exec "$@"\n', sweep),
+        "template": _template(options, TABLE, sweep),
     }
     return [
         {"name": "points", "replicas": 1, "template": {"spec": points}},
@@ -158,11 +174,12 @@ def _template(options: argparse.Namespace, script: str, program: list[str]) -> M
         {"name": "JAX_PLATFORMS", "value": platform},
     ]
     if options.tpu:
-        # A capability is of no use to another user.
-        container["securityContext"] |= {
-            "runAsUser": 0,
-            "capabilities": {"add": ["SYS_RESOURCE"]},
-        }
+        # Which is of use to root alone.
+        container["securityContext"]["capabilities"] = {"add": ["SYS_RESOURCE"]}
+    elif options.gpus > 1:
+        # NCCL goes by it where a GPU cannot reach another's memory: a container has 64 MB else, too little.
+        container["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})
+        spec["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory"}})
     container["resources"] = {"requests": resource, "limits": dict(resource)}
     spec["nodeSelector"] = nodes
     spec["terminationGracePeriodSeconds"] = _GRACE_SECONDS
@@ -174,17 +191,23 @@ def _template(options: argparse.Namespace, script: str, program: list[str]) -> M
 
 
 def _pod_spec(options: argparse.Namespace, command: list[str], arguments: list[str]) -> Manifest:
+    security: Manifest = {"allowPrivilegeEscalation": False}
+    if options.tpu:
+        # Where the training's pods are root's, so is its owner.key, which nobody else can copy.
+        security["runAsUser"] = 0
     container = {
         "name": "nullmark",
         "image": options.image,
         "command": command,
         "args": arguments,
-        "securityContext": {"allowPrivilegeEscalation": False},
+        "securityContext": security,
         "volumeMounts": [{"name": "runs", "mountPath": RUNS}],
     }
     return {
         "restartPolicy": "Never",
-        "securityContext": {"fsGroup": 1000},  # The image's user, who writes to the claim.
+        # The image's user, who writes to the claim. A new claim is given to the group, once: by default all
+        # its files are at every mount, owner.key too, which a run then refuses.
+        "securityContext": {"fsGroup": 1000, "fsGroupChangePolicy": "OnRootMismatch"},
         "containers": [container],
         "volumes": [{"name": "runs", "persistentVolumeClaim": {"claimName": options.claim}}],
     }

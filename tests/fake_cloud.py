@@ -100,6 +100,10 @@ def kubectl(arguments) -> int:
             shutil.copy(FOLDER / "created.json", JOBSET)
     elif verb == "delete" and arguments[2] == "jobset":
         JOBSET.unlink(missing_ok=True)
+    elif verb == "cp" and ":" in arguments[2]:
+        folder = pathlib.Path(arguments[3])
+        folder.mkdir()
+        (folder / "owner.key").touch()
     elif verb == "logs":
         print("verified; the run is in /runs/digit")
     return 0

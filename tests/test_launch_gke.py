@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,6 +164,37 @@ def test_a_slice_has_a_pod_on_each_host(cloud):
     }
 
 
+def test_a_claim_s_files_are_given_to_the_image_s_group_once(cloud, sweep):
+    """A new claim's: at every mount, as by default, owner.key would come to be the group's as well."""
+    once = {"fsGroup": 1000, "fsGroupChangePolicy": "OnRootMismatch"}
+    for given in ((*SLICE, *ARGUMENTS), (*GPUS, *ARGUMENTS), (*GPUS, *sweep[0], *sweep[1])):
+        at = given.index("--")
+        _, manifests = dry_run(cloud, *given[:at], f"--fetch={cloud}/new", *given[at:])
+        jobs = jobs_of(manifests["JobSet"]).values()
+        specs = [job["template"]["spec"] for job in jobs] + [manifests["Pod"]["spec"]]
+        assert [spec["securityContext"] for spec in specs] == [once] * len(specs)
+
+
+def test_the_pod_that_copies_is_who_wrote_the_key(cloud):
+    for options, user in ((SLICE, 0), (GPUS, None)):
+        _, manifests = dry_run(cloud, *options, f"--fetch={cloud}/new", *ARGUMENTS)
+        (copies,) = manifests["Pod"]["spec"]["containers"]
+        trains = container_of(jobs_of(manifests["JobSet"])["train"])
+        for container in (copies, trains):
+            assert container["securityContext"].get("runAsUser") == user
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+
+
+def test_a_pod_of_several_gpus_has_memory_to_share(cloud):
+    mount = {"name": "shm", "mountPath": "/dev/shm"}
+    volume = {"name": "shm", "emptyDir": {"medium": "Memory"}}
+    for options, shares in (((*GPUS, "--gpus=2"), True), (GPUS, False), (SLICE, False)):
+        _, manifests = dry_run(cloud, *options, *ARGUMENTS)
+        job = jobs_of(manifests["JobSet"])["train"]
+        assert (mount in container_of(job)["volumeMounts"]) == shares
+        assert (volume in job["template"]["spec"]["volumes"]) == shares
+
+
 @pytest.mark.parametrize(("options", "platform"), [(SLICE, "tpu"), (GPUS, "cuda")])
 def test_a_pod_without_its_devices_fails(cloud, sweep, options, platform):
     wanted = {"name": "JAX_PLATFORMS", "value": platform}
@@ -252,9 +284,51 @@ def test_a_sweep_has_a_pod_for_each_point_and_then_the_table(cloud, sweep):
     program = ["python", "-m", "nullmark_jax.sweep", *arguments[1:]]
     assert container_of(spec)["args"] == [*program, "--only=$(JOB_COMPLETION_INDEX)"]
     table = container_of(jobs["table"])
-    assert table["command"] == ["/bin/sh", "-c", 'exec "$@"\n', "sh"]
+    assert table["command"] == ["/bin/sh", "-c", manifests_module().TABLE, "sh"]
     assert table["args"] == program
     assert "failurePolicy" not in manifests["JobSet"]["spec"]
+
+
+def test_a_point_s_last_pod_leaves_it_to_the_table(cloud, sweep, tmp_path):
+    """An index that failed for good would fail its job, and the table wait for it in vain."""
+    options, arguments = sweep
+    _, manifests = dry_run(cloud, *GPUS, *options, *arguments)
+    job = jobs_of(manifests["JobSet"])["points"]
+    container = container_of(job)
+    (field,) = [each for each in container["env"] if each["name"] == "FAILURES"]
+    counted = "metadata.annotations['batch.kubernetes.io/job-index-failure-count']"
+    assert field["valueFrom"] == {"fieldRef": {"fieldPath": counted}}
+    assert "maxFailedIndexes" not in job
+    # An index has failed where a pod fails before which as many did.
+    limit = job["backoffLimitPerIndex"]
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\n")
+    python.chmod(0o755)
+    # As where memory is short: the shell is killed, too.
+    command = [*container["command"], "sh", "-c", "echo begun >>trained; kill -KILL $PPID"]
+    for failures in range(limit + 1):
+        environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "FAILURES": str(failures)}
+        ended = subprocess.run(
+            command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=20
+        )
+        assert ended.returncode == (0 if failures == limit else -signal.SIGKILL)
+    assert ended.stdout == f"{limit} pods failed: left to the table\n"
+    assert (tmp_path / "trained").read_text() == "begun\n" * limit == "begun\n" * 4
+
+
+def test_the_table_is_made_first_of_what_there_is(tmp_path):
+    """And then tried again: what kills the second leaves the first."""
+    for collected in (0, 2):
+        log = tmp_path / f"log.{collected}"
+        # As one that is killed in the second.
+        command = (
+            f'echo "$@" >>{log}; case "$*" in *--collect) exit {collected} ;; esac; kill -KILL $$'
+        )
+        script = manifests_module().TABLE
+        program = ["sh", "-c", command, "sh", "--workdir=/runs/x"]
+        ended = subprocess.run(["/bin/sh", "-c", script, "sh", *program], timeout=20)
+        assert ended.returncode == -signal.SIGKILL
+        assert log.read_text() == "--workdir=/runs/x --collect\n--workdir=/runs/x\n"
 
 
 def test_a_point_s_pod_without_its_devices_is_not_done(cloud, sweep, tmp_path):
@@ -281,7 +355,7 @@ def test_a_point_s_pod_without_its_devices_is_not_done(cloud, sweep, tmp_path):
 # The shells of the containers.
 
 
-def manifests():
+def manifests_module():
     sys.path.insert(0, str(ROOT / "launch"))
     try:
         return importlib.import_module("manifests")
@@ -304,7 +378,16 @@ def start(script, command, tmp_path, index="0"):
 
 
 def shell(kind, command, tmp_path, index="0"):
-    return start(getattr(manifests(), kind), command, tmp_path, index)
+    return start(getattr(manifests_module(), kind), command, tmp_path, index)
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck on the PATH")
+@pytest.mark.parametrize("kind", ["TRAINING", "LEFT", "DEVICES", "POINT", "TABLE"])
+def test_shellcheck_finds_nothing(kind):
+    text = getattr(manifests_module(), kind)
+    command = ["shellcheck", "--shell=sh", "-"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize(
@@ -355,7 +438,7 @@ def test_sigterm_that_comes_as_the_training_begins(tmp_path, before, kind, expec
     """As if it came there: the shell sends it to itself."""
     end = 0 if kind == "TRAINING" else 143
     command = f"trap ': >written; exit {end}' TERM; while :; do sleep 0.1; done"
-    script = getattr(manifests(), kind)
+    script = getattr(manifests_module(), kind)
     assert script.count(before) == 1
     script = script.replace(before, f"kill -TERM $$\n{before}")
     with start(script, command, tmp_path) as process:
@@ -382,6 +465,10 @@ def test_a_dry_run_prints_every_command(cloud, tmp_path):
     data.touch()
     options = ("--namespace=n", f"--data={data}", f"--fetch={tmp_path}/new")
     commands, manifests = dry_run(cloud, *SLICE, *options, *ARGUMENTS)
+    # Else kubectl makes the key's copy readable for all.
+    at = commands.index(["umask", "077"])
+    assert commands[at + 3][2] == "cp"
+    del commands[at]
     assert {tuple(command[:2]) for command in commands} == {("kubectl", "--namespace=n")}
     fields = '--output=jsonpath={.metadata.name}{"/"}{.status.terminalState}{"/"}{.status.restarts}'
     look = ["get", "jobset", "digit", "--ignore-not-found", fields]
@@ -399,6 +486,22 @@ def test_a_dry_run_prints_every_command(cloud, tmp_path):
         ["delete", "jobset", "digit", "--cascade=foreground", "--ignore-not-found"],
     ]
     assert set(manifests) == {"Pod", "JobSet"}
+
+
+def test_more_than_five_pods_are_followed(cloud, sweep):
+    """kubectl follows five at most, unless it is told of more, and follows none where there are more."""
+    options, arguments = sweep
+    follow = (
+        "logs --selector=jobset.sigs.k8s.io/jobset-name=digit --follow --max-log-requests=10000"
+    )
+    done = launch(cloud, *GPUS, *options, *arguments)
+    assert done.returncode == 0 and follow in done.stderr
+
+
+def test_a_fetched_key_is_its_owner_s_alone(cloud):
+    """kubectl gives files no mode of their own, but what the umask leaves; a run refuses such a key."""
+    assert launch(cloud, *GPUS, f"--fetch={cloud}/new", *ARGUMENTS).returncode == 0
+    assert (cloud / "new" / "owner.key").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_jobset_is_made_followed_and_deleted(cloud):
