@@ -8,8 +8,9 @@
 
 Everything after -- goes to `python -m nullmark_jax.main`, or `nullmark_jax.sweep`, in the image; its
 --workdir is below /runs, where the claim is. --dry_run prints the commands and the manifests that they take,
-as a shell script, and does nothing. The same command again follows a JobSet that is at work and replaces one
-that has ended: the run folder is on the claim, so the training goes on.
+as a shell script, and does nothing; what depends on what is found, its comments say. The same command again
+follows a JobSet that is at work and replaces one that has ended: the run folder is on the claim, so the
+training goes on.
 
 Exit status: 0 done, 1 not, 2 unusable input, 130 interrupted (the JobSet goes on).
 """
@@ -192,6 +193,11 @@ class Cluster:
         done = subprocess.run(command, input=text, stdout=subprocess.PIPE, text=True, check=True)
         return done.stdout
 
+    def note(self, line: str) -> None:
+        """Prints a comment in a dry run."""
+        if self._options.dry_run:
+            print(f"# {line}")
+
     def state(self) -> tuple[str, str]:
         """Returns the JobSet's state, "" where there is none, and how often it was started again."""
         fields = '{.metadata.name}{"/"}{.status.terminalState}{"/"}{.status.restarts}'
@@ -218,6 +224,8 @@ class Cluster:
     def wait(self) -> str:
         """Returns the state in which the JobSet ended, "" where it was deleted."""
         last: tuple[str, str] | None = None
+        seconds = float(os.environ.get("POLL_SECONDS", "20"))
+        self.note(f"Every {seconds:g} seconds, until it has ended:")
         while True:
             now = self.state()
             if self._options.dry_run:
@@ -230,7 +238,7 @@ class Cluster:
             if now[0] != "at work":
                 return now[0]
             last = now
-            time.sleep(float(os.environ.get("POLL_SECONDS", "20")))
+            time.sleep(seconds)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -252,9 +260,11 @@ def _main(options: argparse.Namespace, cluster: Cluster) -> int:
     # Its pods have gone when the new ones start: none writes to the run folder still.
     delete = ("delete", "jobset", options.name, "--cascade=foreground", "--ignore-not-found")
     state, _ = cluster.state()
+    cluster.note(f"Where it has ended, before it is made again: {cluster.shown(*delete)}")
     if state in ("Completed", "Failed"):
         cluster.run(*delete)
     if state != "at work":
+        cluster.note("Where it is not at work:")
         if options.data:
             cluster.copy(
                 *((path, f"CLAIM:{RUNS}/{os.path.basename(path)}") for path in options.data)
@@ -266,6 +276,7 @@ def _main(options: argparse.Namespace, cluster: Cluster) -> int:
     logs = ("logs", f"--selector={selector}")
     # Of more than 5 pods kubectl follows none, unless it is told of more.
     follow = (*logs, "--follow", *(["--max-log-requests=10000"] if options.sweep else []))
+    cluster.note(f"To see what it prints: {cluster.shown(*follow)}")
     if not options.dry_run:
         _say(f"see what it prints: {cluster.shown(*follow)}")
     ended = cluster.wait()
@@ -279,6 +290,8 @@ def _main(options: argparse.Namespace, cluster: Cluster) -> int:
         if options.dry_run:
             print("umask 077")
         cluster.copy((f"CLAIM:{options.folder}", options.fetch))
+    if not options.keep:
+        cluster.note("Where it is done:")
     if ended == "Completed" and not options.keep:
         cluster.run(*delete)
     if options.dry_run:

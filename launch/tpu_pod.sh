@@ -12,7 +12,7 @@
 #   --save_seconds=N     how often the run folder is fetched while it trains (600), 0 for at the end alone
 #   --keep               leave the machines at the end
 #   --allow_dirty        run the last commit, without what is not committed
-#   --dry_run            print the commands and do nothing
+#   --dry_run            print the commands, those that depend on what is found as comments, and do nothing
 #
 # Everything after -- goes to `python -m nullmark_jax.main --distributed`, the last commit's, on every machine.
 # Paths are relative to the project's folder. The same command again finds out what is there and goes on: it waits for
@@ -105,15 +105,22 @@ run() {
     "$@"
   fi
 }
+# A dry run's comment: what the command $2 ... would run, and when.
+comment() {
+  local when="$1"
+  shift
+  [ -z "$dry_run" ] || "$@" | sed "s|^|# $when: |"
+}
 on() { run gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" --quiet "--worker=$1" "--command=$2"; }
 copy() { run gcloud compute tpus tpu-vm scp "${where[@]}" --quiet "$@"; }
 remove() { run "${resources[@]}" delete "$name" "${where[@]}" --force --quiet; }
 quoted() { printf '%q ' "$@"; }
 
+list() { run "${resources[@]}" list "${where[@]}" '--format=value(name.basename(),state.state)'; }
+
 # The resource's state; '' where there is none.
 state() {
-  "${resources[@]}" list "${where[@]}" '--format=value(name.basename(),state.state)' \
-    | awk -v name="$name" '$1 == name { print $2 }'
+  list | awk -v name="$name" '$1 == name { print $2 }'
 }
 
 # Waits while the state is one of $1, a pattern; leaves the state that follows in $now.
@@ -136,9 +143,12 @@ make() {
 # Leaves the resource ACTIVE, or fails.
 acquire() {
   if [ -n "$dry_run" ]; then
-    run "${resources[@]}" list "${where[@]}" '--format=value(name.basename(),state.state)'
+    list
+    comment 'Where an earlier one is FAILED or SUSPENDED' remove
+    echo '# Where there is none, or no longer:'
     make
-    run "${resources[@]}" list "${where[@]}" '--format=value(name.basename(),state.state)'
+    echo '# Until it is ACTIVE:'
+    list
     return
   fi
   wait_while 'SUSPENDING|DELETING'
@@ -182,6 +192,9 @@ restore() {
   run mv "$stage/replaced/$workdir" "$workdir"
 }
 
+put_aside() { run mkdir -p "$(dirname "$stage/replaced/$workdir")" && run mv "$workdir" "$stage/replaced/$workdir"; }
+discard() { run mv "$stage/replaced" "$stage/discarded"; }
+
 # Replaces the run folder by that of worker 0. Status 3 where there is none, another where it cannot be had.
 fetch() {
   on 0 "bash nullmark/tpu_worker.sh pack $(quoted "$workdir")" || return
@@ -194,12 +207,17 @@ fetch() {
   local aside=''
   if [ -e "$workdir" ]; then
     aside=1
-    run mkdir -p "$(dirname "$stage/replaced/$workdir")" || return 1
-    run mv "$workdir" "$stage/replaced/$workdir" || return 1
+    put_aside || return 1
+  else
+    comment 'Where it is there by then' put_aside
   fi
   run mv "$stage/fetched/$workdir" "$workdir" || return 1
   # A part of it is not to be put back.
-  if [ -n "$aside" ]; then run mv "$stage/replaced" "$stage/discarded" || return 1; fi
+  if [ -n "$aside" ]; then
+    discard || return 1
+  else
+    comment 'Where it was there' discard
+  fi
   run rm -rf "$stage/discarded"
 }
 
@@ -231,6 +249,8 @@ if [ -z "$dry_run" ]; then
     save &
     saver=$!
   fi
+elif [ "$save_seconds" -gt 0 ]; then
+  comment "Every $save_seconds seconds while it trains" fetch
 fi
 status=0
 # gcloud ends with the status of the first worker that has not 0.
@@ -240,6 +260,7 @@ if [ -n "$saver" ]; then
   rm -f "$stage/training"
   wait "$saver" || true
 fi
+comment 'Where the connection was lost' list
 # 255 is ssh's own: gcloud gave up to connect.
 if [ "$status" -eq 255 ]; then
   now="$(state)" || now=ACTIVE
@@ -254,6 +275,9 @@ if [ -z "$dry_run" ]; then
     fail "the run folder could not be fetched; the machines are left, and billed: give the same command again"
   fi
   [ "$now" = ACTIVE ] || say "$name: ${now:-there is none}: its machines were taken away"
+else
+  list
+  [ -n "$keep" ] || echo '# Where the run folder was fetched, or there is none, or the machines were taken away:'
 fi
 [ -n "$keep" ] || remove || say "$name could not be deleted; see above, and delete it: it may be billed"
 [ -z "$dry_run" ] || exit 0

@@ -60,7 +60,7 @@ def launch(cloud, *arguments, **environ):
 
 
 def dry_run(cloud, *arguments):
-    """Returns the commands and the manifests that a dry run prints, by what they are."""
+    """Returns the commands and the manifests, by kind, that a dry run prints; no comments."""
     at = arguments.index("--")
     done = launch(cloud, *arguments[:at], "--dry_run", *arguments[at:])
     assert done.returncode == 0 and not done.stderr, done.stderr
@@ -72,7 +72,7 @@ def dry_run(cloud, *arguments):
             text = None
         elif text is not None:
             text.append(line)
-        else:
+        elif not line.startswith("# "):
             if line.endswith("<<'EOF'"):
                 line, text = line.removesuffix(" <<'EOF'"), []
             commands.append(shlex.split(line))
@@ -488,6 +488,25 @@ def test_a_dry_run_prints_every_command(cloud, tmp_path):
     assert set(manifests) == {"Pod", "JobSet"}
 
 
+def test_a_dry_run_s_comments_say_what_depends_on_what_is_found(cloud):
+    def comments(*options):
+        done = launch(cloud, *SLICE, *options, "--dry_run", *ARGUMENTS)
+        return [line for line in done.stdout.splitlines() if line.startswith("# ")]
+
+    shown = "kubectl --namespace=default"
+    delete = f"{shown} delete jobset digit --cascade=foreground --ignore-not-found"
+    selector = "jobset.sigs.k8s.io/jobset-name=digit,batch.kubernetes.io/job-completion-index=0"
+    said = [
+        f"# Where it has ended, before it is made again: {delete}",
+        "# Where it is not at work:",
+        f"# To see what it prints: {shown} logs --selector={selector} --follow",
+        "# Every 0.01 seconds, until it has ended:",
+        "# Where it is done:",
+    ]
+    assert comments() == said
+    assert comments("--keep") == said[:-1]
+
+
 def test_more_than_five_pods_are_followed(cloud, sweep):
     """kubectl follows five at most, unless it is told of more, and follows none where there are more."""
     options, arguments = sweep
@@ -496,6 +515,8 @@ def test_more_than_five_pods_are_followed(cloud, sweep):
     )
     done = launch(cloud, *GPUS, *options, *arguments)
     assert done.returncode == 0 and follow in done.stderr
+    done = launch(cloud, *GPUS, *options, "--dry_run", *arguments)
+    assert follow in done.stdout
 
 
 def test_a_fetched_key_is_its_owner_s_alone(cloud):

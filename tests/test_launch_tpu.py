@@ -146,7 +146,8 @@ def test_a_dry_run_prints_every_command_and_does_nothing(project):
     sent = [f"{stage}/{name}" for name in ("tpu_worker.sh", "source.tar.gz", "data.0")]
     training = f"env NULLMARK_COMMIT={commit} python -m nullmark_jax.main --distributed"
     given = r"--config=configs/x.py --workdir=runs/x --config.seed=\$\(a\ b\) "
-    assert [shlex.split(line) for line in done.stdout.splitlines()] == [
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("# ")]
+    assert [shlex.split(line) for line in lines] == [
         listed,
         [
             *[
@@ -181,9 +182,50 @@ def test_a_dry_run_prints_every_command_and_does_nothing(project):
         ["mv", f"{stage}/fetched/runs/x", "runs/x"],
         ["mv", f"{stage}/replaced", f"{stage}/discarded"],
         ["rm", "-rf", f"{stage}/discarded"],
+        listed,
         [*resources, "delete", "pod", *where, "--force", "--quiet"],
     ]
     assert not calls(project) and not (project / "build").exists()
+
+
+def test_a_dry_run_s_comments_say_what_depends_on_what_is_found(project):
+    """When it is run, and the command, where that does not follow."""
+
+    def lines(*options):
+        done = launch(project, *OPTIONS[:-1], "--dry_run", *options, *ARGUMENTS)
+        assert done.returncode == 0 and not done.stderr
+        return done.stdout.splitlines()
+
+    def comments(*options):
+        return [line.rstrip() for line in lines(*options) if line.startswith("# ")]
+
+    stage = "build/tpu-pod"
+    queued = "gcloud compute tpus queued-resources"
+    delete = f"{queued} delete pod --zone=z --force --quiet"
+    aside = [f"mkdir -p {stage}/replaced/runs", f"mv runs/x {stage}/replaced/runs/x"]
+    discard = f"mv {stage}/replaced {stage}/discarded"
+    made = [
+        f"# Where an earlier one is FAILED or SUSPENDED: {delete}",
+        "# Where there is none, or no longer:",
+        "# Until it is ACTIVE:",
+    ]
+    format_ = r"--format=value\(name.basename\(\)\,state.state\)"
+    lost = f"# Where the connection was lost: {queued} list --zone=z {format_}"
+    fetched = [
+        *(f"# Where it is there by then: {each}" for each in aside),
+        f"# Where it was there: {discard}",
+    ]
+    gone = "# Where the run folder was fetched, or there is none, or the machines were taken away:"
+    # Without a run folder there may be one by the end.
+    assert comments("--save_seconds=0", "--keep") == [*made, lost, *fetched]
+    (project / "runs" / "x").mkdir(parents=True)
+    assert comments("--save_seconds=0") == [*made, lost, gone]
+    every = "# Every 600 seconds while it trains: "
+    printed = lines()
+    saved = [line.removeprefix(every) for line in printed if line.startswith(every)]
+    plain = [line for line in printed if not line.startswith("# ")]
+    # As at the end, before a last look and the deletion.
+    assert "pack" in saved[0] and saved == plain[-2 - len(saved) : -2]
 
 
 @pytest.mark.parametrize(
