@@ -1,5 +1,6 @@
 """The points of a sweep: their configs, their commands, their folders, and which can be trained at once."""
 
+import inspect
 import itertools
 import pathlib
 import re
@@ -39,8 +40,9 @@ def points_of(path: pathlib.Path, config: ml_collections.ConfigDict) -> list[Poi
     """Returns the points of a sweep's file, in its order.
 
     Args:
-      path: a file with `sweep(add)`, which calls add(values) for each.
-      config: of the sweep's trainings, which each point changes.
+      path: a file with `sweep(add)`, which calls add(values) for each; or `sweep(add, config)`, whose points
+        depend on the task, its input's shape say.
+      config: of the sweep's trainings, which each point changes. The file gets a copy.
 
     Raises:
       InputError: the file has no such function or no point, two are alike, or a config is none.
@@ -50,7 +52,9 @@ def points_of(path: pathlib.Path, config: ml_collections.ConfigDict) -> list[Poi
         raise InputError(f"--config: {path} has no sweep(add); give a file of configs/sweeps/")
     added: list[Values] = []
     try:
-        sweep(lambda values: added.append(dict(values)))
+        wants_config = "config" in inspect.signature(sweep).parameters
+        given = {"config": config.copy_and_resolve_references()} if wants_config else {}
+        sweep(lambda values: added.append(dict(values)), **given)
     except Exception as error:  # It is code, which may raise anything.
         raise InputError(f"--config: {path}: sweep(add) ended in {error!r}; mend it") from error
     if not added:

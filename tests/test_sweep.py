@@ -60,6 +60,85 @@ def test_every_sweep_is_one_of_every_task_that_it_fits(name, task):
     assert len({point.values["seed"] for point in points}) == 3
 
 
+# About 2, 4, 6, 8 and 10% of the input's pixels.
+@pytest.mark.parametrize(
+    ("task", "shape", "covering"),
+    [
+        ("quickstart", (28, 28), {4: 2.04, 6: 4.59, 7: 6.25, 8: 8.16, 9: 10.33}),
+        ("digit", (28, 28), {4: 2.04, 6: 4.59, 7: 6.25, 8: 8.16, 9: 10.33}),
+        ("traffic", (48, 48), {7: 2.13, 10: 4.34, 12: 6.25, 14: 8.51, 15: 9.77}),
+        ("face", (55, 47), {7: 1.90, 10: 3.87, 12: 5.57, 14: 7.58, 16: 9.90}),
+        ("object", (32, 32), {5: 2.44, 6: 3.52, 8: 6.25, 9: 7.91, 10: 9.77}),
+    ],
+)
+def test_pattern_sizes_reach_a_tenth_of_the_task_s_input(task, shape, covering):
+    path = FOLDER / "pattern_size.py"
+    config = sweep.task_config(str(path), task)
+    assert config.data.input_shape[:2] == shape
+    for size, percent in covering.items():
+        assert 100 * size**2 / (shape[0] * shape[1]) == pytest.approx(percent, abs=0.005)
+    points = sweep.points_of(path, config)
+    sizes = [3, 4, 5, 6, 7, 8, 9, 10, *(size for size in covering if size > 10)]
+    assert [point.config.watermark.pattern_size for point in points] == 3 * sizes
+    assert [point.config.seed for point in points] == [seed for seed in range(3) for _ in sizes]
+
+
+def test_the_pattern_sizes_of_the_committed_sweep_are_those_of_its_command():
+    committed = FOLDER.parents[1] / "results/sweeps/quickstart/watermark.pattern_size/result.json"
+    result = json.loads(committed.read_text())
+    assert "--config=configs/sweeps/pattern_size.py:quickstart " in result["environment"]["command"]
+    path = FOLDER / "pattern_size.py"
+    points = sweep.points_of(path, sweep.task_config(str(path), "quickstart"))
+    assert [each["name"] for each in result["metrics"]["points"]] == [each.name for each in points]
+
+
+def test_points_follow_the_config_as_the_command_line_has_it(capsys, tmp_path):
+    given = [f"--config={FOLDER / 'pattern_size.py'}:digit", f"--workdir={tmp_path / 'run'}"]
+    larger = "--config.data.input_shape=(48,48,1)"
+    for arguments, last, count in ((given, 10, 24), ([*given, larger], 15, 33)):
+        status, out, _ = answer(capsys, *arguments, "--dry_run")
+        assert status == 0 and len(out.splitlines()) == count
+        assert f"--config.watermark.pattern_size={last} " in out.splitlines()[-1]
+    status, _, (line,) = answer(capsys, *given, larger, "--only=33")
+    assert status == 2 and line == "--only: 33 is no point; give 0 to 32"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "has", "has_not"),
+    [("digit", 10, 0), ("object", 10, 0), ("face", 16, 0), ("traffic", 10, 12)],
+)
+def test_which_sizes_have_a_place(task, has, has_not):
+    path = FOLDER / "pattern_size.py"
+    points = sweep.points_of(path, sweep.task_config(str(path), task))
+    of_size = {each.config.watermark.pattern_size: each.config for each in reversed(points)}
+    assert set(of_size) >= {has, has_not} - {0}
+
+    def latest(config):
+        assert config.owner.min_free > 0
+        return owner.latest_timestamp(
+            config, owner.named_key(config), config.owner.latest_timestamp
+        )
+
+    assert latest(of_size[has]) <= "2026-11-21T00:00:00Z"
+    if has_not:
+        with pytest.raises(InputError, match="of 600 signatures none gives such"):
+            latest(of_size[has_not])
+
+
+@pytest.mark.slow
+def test_a_size_without_a_place_is_a_dead_point(capsys, tmp_path):
+    workdir = tmp_path / "run"
+    given = [f"--config={FOLDER / 'pattern_size.py'}:quickstart", f"--workdir={workdir}"]
+    status, _, lines = answer(capsys, *given, "--config.owner.min_free=0.9", "--only=7")
+    assert status == 1
+    assert lines[-1].startswith(
+        "pattern_size=10,seed=0: is not trained: exit status 2: config.owner.min_free: 0.9 of the last"
+        " features are to be free of each pattern, and of 600 signatures none gives such; give less"
+    )
+    assert not (workdir / "points" / "pattern_size=10,seed=0").exists()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_pattern_is_of_the_moment_that_a_point_starts(name, tmp_path):
     path = FOLDER / f"{name}.py"
@@ -127,6 +206,8 @@ def test_points_may_differ_in_the_owner_s_key_alone_and_values_are_the_field_s(t
         ("def sweep(add):\n add({'seed': 1})\n add({'seed': 1})", "adds seed=1 twice"),
         ("def sweep(add):\n add({'seed': 1})\n add({'seed': 2})", "varies nothing but seeds"),
         ("def sweep(add): nothing", "sweep(add) ended in NameError"),
+        ("def sweep(add, config): config.nothing", "sweep(add) ended in AttributeError"),
+        ("def sweep(add, task): pass", "sweep(add) ended in TypeError"),
     ],
 )
 def test_a_sweep_that_is_none_is_one_line_and_leaves_nothing(capsys, tmp_path, text, message):
