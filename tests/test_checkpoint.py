@@ -94,6 +94,11 @@ def damage(step, kind):
         digest.unlink()
     elif kind == "cut":
         arrays.write_bytes(arrays.read_bytes()[:-1])
+    elif kind.startswith("a flipped byte"):
+        path = digest if "digest" in kind else arrays
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        path.write_bytes(content)
     elif kind == "garbage":
         for path in (arrays, digest):
             path.write_bytes(b"garbage")
@@ -101,7 +106,15 @@ def damage(step, kind):
         shutil.rmtree(item(step))
 
 
-DAMAGES = ["no arrays", "no digest", "cut", "garbage", "nothing"]
+DAMAGES = [
+    "no arrays",
+    "no digest",
+    "cut",
+    "a flipped byte",
+    "a flipped byte of the digest",
+    "garbage",
+    "nothing",
+]
 
 
 @pytest.mark.parametrize("kind", DAMAGES)

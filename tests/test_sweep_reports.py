@@ -1,5 +1,6 @@
 """The table and the figures of a sweep, from results made by hand."""
 
+import numpy as np
 import pytest
 from sweep_results import point, result_of
 
@@ -70,6 +71,16 @@ def lines_of(figure):
     return {label: list(line.get_xdata()) for label, line in lines.items()}
 
 
+def spreads_of(figure):
+    """Each labelled line's means, and its bars as ((x, lowest), (x, highest))."""
+    (axes,) = figure.axes
+    spreads = {}
+    for each in axes.containers:
+        line, _, (bars,) = each.lines
+        spreads[each.get_label()] = (list(line.get_ydata()), [*map(np.ravel, bars.get_segments())])
+    return spreads
+
+
 def legend_of(figure):
     return {text.get_text() for text in figure.legends[0].get_texts()}
 
@@ -94,6 +105,26 @@ def test_each_group_has_a_figure_of_its_own_on_the_same_scale():
     for figure in drawn.values():
         assert "threshold" in legend_of(figure)  # 80: 90 is no farther from 100.
         assert figure.axes[0].get_ylim() == pytest.approx((79, 101))
+
+
+def test_a_bar_reaches_from_the_lowest_to_the_highest_seed_about_their_mean():
+    seeds = [(0.25, 0.98, 0.90), (0.5, 0.96, 0.88), (0.25, 0.97, 0.85), (0.25, 0.99, 0.92)]
+    result = result_of([point({AXIS: ratio}, nc, null) for ratio, nc, null in seeds])
+    (figure,) = sweeps.draw(result).values()
+    # x, the mean, the lowest, the highest; of null the mean is nearer to the highest.
+    expected = {
+        "NC": [(0.25, 98, 97, 99), (0.5, 96, 96, 96)],
+        "null": [(0.25, 89, 85, 92), (0.5, 88, 88, 88)],
+        "true": [(0.25, 100, 100, 100), (0.5, 100, 100, 100)],
+    }
+    drawn = spreads_of(figure)
+    assert drawn.keys() == expected.keys()
+    for name, places in expected.items():
+        means, bars = drawn[name]
+        assert means == pytest.approx([mean for _, mean, _, _ in places])
+        assert np.stack(bars) == pytest.approx(
+            np.array([(x, low, x, high) for x, _, low, high in places])
+        )
 
 
 @pytest.mark.parametrize(
