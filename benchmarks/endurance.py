@@ -120,11 +120,8 @@ def kills(arguments: list[str], folder: pathlib.Path) -> dict:
 def stops(arguments: list[str], folder: pathlib.Path) -> dict:
     """Returns what --json prints of `stops`: of each run when it was told, and what it did then."""
     whole = folder / "whole"
-    began, process = time.monotonic(), start(arguments, whole)
-    while epochs_done(whole) < 1:
-        if process.poll() is not None:
-            sys.exit(last_line(whole))
-        time.sleep(0.02)
+    began, process = time.monotonic(), start_uncompiled(arguments, whole)
+    wait_for_first_epoch(process, whole)
     epoch = time.monotonic() - began
     process.kill()
     process.wait()
@@ -132,14 +129,17 @@ def stops(arguments: list[str], folder: pathlib.Path) -> dict:
     for number in range(_STOPS.value):
         after = 1.5 * epoch * (number + 0.5) / _STOPS.value
         workdir = folder / f"run-{number}"
-        process = start(arguments, workdir, XDG_CACHE_HOME=str(folder / f"cache-{number}"))
-        time.sleep(after)
+        began, process = time.monotonic(), start_uncompiled(arguments, workdir)
+        time.sleep(min(after, epoch))
+        if after > epoch:  # Of this run, which may take longer to get there than the first one did.
+            wait_for_first_epoch(process, workdir)
+            time.sleep(after - epoch)
         process.terminate()
         told = time.monotonic()
         process.wait()
         found.append(
             {
-                "after_seconds": after,
+                "after_seconds": told - began,
                 "seconds": time.monotonic() - told,
                 "status": process.returncode,
                 "checkpoint": any(workdir.glob("checkpoints/[0-9]*")),
@@ -147,6 +147,19 @@ def stops(arguments: list[str], folder: pathlib.Path) -> dict:
             }
         )
     return {"stops": found, "seconds_to_the_first_epoch": epoch}
+
+
+def start_uncompiled(arguments: list[str], workdir: pathlib.Path) -> subprocess.Popen:
+    """Starts a run that finds nothing compiled."""
+    return start(arguments, workdir, XDG_CACHE_HOME=str(workdir.with_suffix(".cache")))
+
+
+def wait_for_first_epoch(process: subprocess.Popen, workdir: pathlib.Path) -> None:
+    """Returns once a run has done an epoch; ends this program where the run ended before."""
+    while epochs_done(workdir) < 1:
+        if process.poll() is not None:
+            sys.exit(last_line(workdir))
+        time.sleep(0.02)
 
 
 def epochs_done(workdir: pathlib.Path) -> int:
