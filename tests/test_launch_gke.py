@@ -9,10 +9,10 @@ import json
 import os
 import pathlib
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 
 import jax
@@ -381,11 +381,11 @@ def shell(kind, command, tmp_path, index="0"):
     return start(getattr(manifests_module(), kind), command, tmp_path, index)
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck on the PATH")
 @pytest.mark.parametrize("kind", ["TRAINING", "LEFT", "DEVICES", "POINT", "TABLE"])
 def test_shellcheck_finds_nothing(kind):
     text = getattr(manifests_module(), kind)
-    command = ["shellcheck", "--shell=sh", "-"]
+    program = pathlib.Path(sysconfig.get_path("scripts")) / "shellcheck"
+    command = [program, "--shell=sh", "-"]
     done = subprocess.run(command, input=text, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
