@@ -1,4 +1,4 @@
-"""The processes of one run, joined by explicit arguments or told of each other by their environments."""
+"""The processes of one run on this machine."""
 
 import os
 import pathlib
@@ -35,17 +35,15 @@ class Processes:
         count=2,
         devices=2,
         own=None,
-        told=None,
-        inside=(),
+        variables=None,
     ):
-        """`own` arguments and, where nothing is said of the others, `told` variables, by process.
-
-        `inside` is what begins each one's command.
-        """
+        """`own` arguments by process, and `variables` of all."""
         flags = f"--xla_force_host_platform_device_count={devices}"
         environment = {
+            **os.environ,
             "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}",
             **compiled_programs.shared(compiled),
+            **(variables or {}),
         }
         joined = [
             "--distributed",
@@ -56,23 +54,19 @@ class Processes:
         folder.mkdir(exist_ok=True)
         for i in range(count):
             command = [
-                *inside,
                 sys.executable,
                 "-m",
                 "nullmark_jax.main",
                 f"--config={config_file}",
             ]
             command += [f"--workdir={folder}/{i}", *tiny_task.EXPERIMENT, *arguments]
-            if told:
-                command += ["--distributed"]
-            elif count > 1:
+            if count > 1:
                 command += [*joined, f"--process_id={i}"]
             command += (own or {}).get(i, [])
-            variables = os.environ | environment | (told or {}).get(i, {})
             # To files: a pipe that nobody reads may fill.
             with open(folder / f"{i}.out", "w") as out, open(folder / f"{i}.err", "w") as err:
                 self.each.append(
-                    subprocess.Popen(command, cwd=ROOT, env=variables, stdout=out, stderr=err)
+                    subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=err)
                 )
         self.folder = folder
         self.started += self.each
