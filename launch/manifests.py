@@ -53,7 +53,9 @@ exit "$status"
 """
 # First of what there is: what killed a point's pods may kill the table's.
 TABLE = """\
-"$@" --collect
+trap 'exit 143' TERM
+"$@" --collect &
+wait "$!"
 exec "$@"
 """
 
@@ -113,7 +115,7 @@ def _sweep_jobs(options: argparse.Namespace) -> list[Manifest]:
         "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
     }
     template = _template(
-        options, f"{LEFT}{DEVICES}{POINT}", [*sweep, "--only=$(JOB_COMPLETION_INDEX)"]
+        options, f"{DEVICES}{LEFT}{POINT}", [*sweep, "--only=$(JOB_COMPLETION_INDEX)"]
     )
     failures = "metadata.annotations['batch.kubernetes.io/job-index-failure-count']"
     template["spec"]["containers"][0]["env"].append(

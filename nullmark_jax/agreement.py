@@ -14,7 +14,8 @@ from nullmark_jax import parallel
 
 # By which jax's preemption service tells all processes that one got SIGTERM.
 _NOTICE = "RECEIVED_PREEMPTION_NOTICE"
-_PATIENCE_SECONDS = 10
+_PATIENCE_SECONDS = 30
+_TO_LEAVE_SECONDS = 0.5
 
 
 def _store() -> Any:
@@ -38,12 +39,7 @@ def first_word(name: str, word: str) -> str:
 
 
 def leave(name: str) -> None:
-    """Lets the first process wait for the others to be here, as with it the others' store goes."""
-    if not parallel.is_first():
-        _store().key_value_set(f"{name}/{parallel.process_index()}", "", allow_overwrite=True)
-        return
-    until = time.monotonic() + _PATIENCE_SECONDS
-    while time.monotonic() < until:
-        if len(_store().key_value_dir_get(f"{name}/")) == parallel.process_count() - 1:
-            return
-        time.sleep(0.01)
+    """Waits for all to be here; the first process, with which the store goes, then lets the others leave."""
+    _store().wait_at_barrier(name, 1000 * _PATIENCE_SECONDS)
+    if parallel.is_first():
+        time.sleep(_TO_LEAVE_SECONDS)

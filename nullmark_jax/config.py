@@ -109,8 +109,8 @@ def default() -> ml_collections.ConfigDict:
 
     # Steps in one call of the device; 0 chooses: 1 on a CPU, 50 on an accelerator.
     config.steps_per_dispatch = 0
-    # A larger training set stays on the host, which then feeds the device; so does one that several
-    # processes share.
+    # A larger training set stays on the host, which then feeds the device; so does one of which several
+    # processes read their shares from an .npz.
     config.resident_bytes = 4 * 2**30
 
     # What the papers print for this task, as fractions, for the tables beside ours: null embedding's, and

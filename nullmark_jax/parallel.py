@@ -90,7 +90,7 @@ def joined(coordinator: str = "", num_processes: int = 0, process_id: int = -1) 
         start = (
             "install nullmark_jax[kubernetes], start the pods by an Indexed Job with a headless service "
             "and let their service account get and list pods, services and jobs"
-            if in_kubernetes
+            if in_kubernetes and not coordinator
             else "start them by Slurm, on a TPU pod or on Kubernetes"
         )
         raise InputError(

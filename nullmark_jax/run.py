@@ -76,12 +76,14 @@ def train_and_evaluate(
       InputError: the config, the data or the folder cannot be used, or another run is at work in the
         folder; nothing was trained.
       TrainingDiverged: the loss stopped being finite; the last good checkpoint is kept.
-      Preempted: SIGTERM came in training; the state is in the folder.
+      Preempted: SIGTERM came in training; the state is in the folder. Before the first step's end it ends the
+        process instead, with status 0.
     """
     process.prepare()
+    shared = parallel.process_count() > 1
     with parallel.together():
         configs.check(config)
-        splits = data.load(**data_arguments(config), seed=config.seed, mapped=True)
+        splits = data.load(**data_arguments(config), seed=config.seed, mapped=shared)
         initial, initial_digest = initial_params(config)
     check_same(config, splits, initial_digest)
     check_whole(splits)
@@ -124,13 +126,12 @@ def train_and_evaluate(
 
 
 def check_same(config: ml_collections.ConfigDict, splits: data.Splits, initial_digest: str) -> None:
-    """Raises InputError where the processes of a run were not given the same."""
+    """Raises InputError where the processes of a run were not given the same; of a file, the same bytes."""
     parallel.check_same("--config", to_json(config.to_dict()))
     parallel.check_same("config.initial_model", initial_digest.encode())
     for name, split in vars(splits).items():
-        images: Any = split.images
-        # In a file, which says what it has: nobody reads it all.
-        content = images if isinstance(images, np.ndarray) else str(images.crc).encode()
+        # A file says what it has: nobody reads it all.
+        content = str(split.mapped.crc).encode() if split.mapped else split.images
         parallel.check_same(f"config.data: the {name} split", content, split.labels)
 
 
@@ -138,10 +139,9 @@ def check_whole(splits: data.Splits) -> None:
     """Raises InputError where images in a file are damaged; each process reads a part of it."""
     # The validation images lie among the training images.
     for split in (splits.train, splits.test):
-        images: Any = split.images
-        if not isinstance(images, np.ndarray):
-            part = images.crc_of_part(parallel.process_index(), parallel.process_count())
-            images.check_whole(parallel.gather(np.uint32(part)))
+        if split.mapped:
+            part = split.mapped.crc_of_part(parallel.process_index(), parallel.process_count())
+            split.mapped.check_whole(parallel.gather(np.uint32(part)))
 
 
 def begin_run(

@@ -103,7 +103,7 @@ def asked_to_stop() -> Iterator[Callable[[int], bool]]:
 
     Before the first call, while the first step is compiled, which can take a minute, nothing is done that
     the disk does not have: there SIGTERM ends the process, and to one of several all of them, at once and
-    with status 0, `put_off` or not.
+    with status 0, `put_off` or not. Of several it is the first call of any that counts.
     """
     if parallel.is_joined():
         with _all_ended_at_once() as begin:
@@ -177,12 +177,13 @@ def _all_ended_at_once() -> Iterator[Callable[[], None]]:
     global _trainings
     _trainings += 1
     name = f"nullmark_jax/training-{_trainings}"
-    begun = threading.Event()
+    saying, begun = threading.Lock(), threading.Event()
 
     def end_or_go_on(word: str) -> None:
-        if agreement.first_word(f"{name}/word", word) == "end":
-            agreement.leave(f"{name}/left")
-            _exit(_NO_STEP if parallel.is_first() else "", 0)
+        with saying:
+            if agreement.first_word(f"{name}/word", word) == "end":
+                agreement.leave(f"{name}/left")
+                _exit(_NO_STEP if parallel.is_first() else "", 0)
 
     def watch() -> None:
         while not begun.wait(_LOOK_SECONDS):
@@ -199,6 +200,7 @@ def _all_ended_at_once() -> Iterator[Callable[[], None]]:
     watcher.start()
     try:
         yield begin
+        begin()
     finally:
         begun.set()
         watcher.join()

@@ -1,6 +1,7 @@
 """The training of one run, from wherever its folder stands."""
 
 import contextlib
+import math
 import pathlib
 import time
 from collections.abc import Callable
@@ -78,8 +79,8 @@ def make_plan(
 
 
 def is_resident(config: ml_collections.ConfigDict, train_split: data.Dataset) -> bool:
-    """Returns whether the training set is kept on the device: of several processes each has its own share."""
-    return parallel.process_count() == 1 and train_split.images.nbytes <= config.resident_bytes
+    """Returns whether the training set is kept on the device; what lies in a file is read as it is wanted."""
+    return train_split.mapped is None and train_split.images.nbytes <= config.resident_bytes
 
 
 def train(
@@ -109,6 +110,9 @@ def train(
     projected = jax.jit(lambda params: project(params, on_device))
     resident = is_resident(config, splits.train)
     automatic = training.ACCELERATOR_STEPS if parallel.on_accelerator() else 1
+    if not resident:  # Those of a dispatch are on the device then, and those of the next one.
+        of_a_step = config.batch_size * math.prod(splits.train.images.shape[1:])
+        automatic = max(1, min(automatic, config.resident_bytes // (2 * of_a_step)))
     validate = (
         evaluation.make_evaluator(models.apply_fn(model), splits.validation)
         if len(splits.validation.labels)

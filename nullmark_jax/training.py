@@ -255,7 +255,7 @@ class Epoch(NamedTuple):
 def fit(
     state: TrainState,
     step: DeviceStep,
-    images: np.ndarray,
+    images: Any,
     labels: np.ndarray,
     marks: Marks,
     *,

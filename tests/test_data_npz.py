@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from nullmark_jax import data
+from nullmark_jax import data, run
 from nullmark_jax.errors import InputError
 
 SHAPE, NUM_CLASSES = (4, 5, 3), 3
@@ -210,8 +210,8 @@ def test_encrypted_flag(tmp_path):
     assert "x_train is not a readable NumPy array" in refused(path)
 
 
-@pytest.mark.parametrize("compressed", [False, True])
-def test_damaged_anywhere_is_one_line_or_the_same_data(tmp_path, compressed):
+@pytest.mark.parametrize(("compressed", "mapped"), [(False, False), (True, False), (False, True)])
+def test_damaged_anywhere_is_one_line_or_the_same_data(tmp_path, compressed, mapped):
     path = tmp_path / "own.npz"
     (np.savez_compressed if compressed else np.savez)(path, **arrays())
     content = path.read_bytes()
@@ -225,7 +225,8 @@ def test_damaged_anywhere_is_one_line_or_the_same_data(tmp_path, compressed):
             del damaged[generator.integers(len(content)) :]
         path.write_bytes(damaged)
         try:
-            splits = data.load(**arguments(str(path)))
+            splits = data.load(**arguments(str(path)), mapped=mapped)
+            run.check_whole(splits)
         except InputError as error:
             assert "\n" not in str(error)
             continue

@@ -167,7 +167,7 @@ def test_another_process_killed_ends_the_first_in_about_a_minute_and_both_go_on(
 ):
     # Few epochs are left, but the first cannot do them: it waits for the other's share of the next step.
     processes = Processes(config_file, tmp_path / "run", compiled, EPOCHS)
-    processes.wait_for("epoch 5:")
+    processes.wait_for("epoch 2:")
     processes.each[1].kill()
     killed = time.monotonic()
     assert processes.end() == [-signal.SIGABRT, -signal.SIGKILL]

@@ -141,6 +141,7 @@ import hashlib, sys, time
 from nullmark_jax import parallel, stopping
 begun, rounds, coordinator, process = sys.argv[1:]
 with parallel.joined(coordinator, 2, int(process)), stopping.asked_to_stop() as asked:
+    parallel.process_count()  # Of the devices, which are there before a step is compiled.
     if begun == "begun":
         asked(1)
     print("ready", flush=True)
@@ -156,7 +157,7 @@ with parallel.joined(coordinator, 2, int(process)), stopping.asked_to_stop() as 
 def joined(begun, rounds, *, to):
     """Tells one of two processes to stop; returns the exit statuses, and what each wrote."""
     coordinator = f"localhost:{free_port()}"
-    each = [compiling(begun, rounds, coordinator, i, program=JOINED) for i in (0, 1)]
+    each = [compiling(begun[i], rounds, coordinator, i, program=JOINED) for i in (0, 1)]
     try:
         for process in each:
             assert process.stdout.readline() == "ready\n"
@@ -171,14 +172,16 @@ def joined(begun, rounds, *, to):
 @pytest.mark.slow
 @pytest.mark.parametrize("to", [0, 1])
 def test_before_the_first_step_sigterm_to_one_of_several_ends_all_at_once(to):
-    ended, said = joined("first", 10**9, to=to)
+    ended, said = joined(("first", "first"), 10**9, to=to)
     assert ended == [0, 0], said
     line = "terminated; no step was done since the start: give the same command again to go on\n"
     assert line in said[0][1] and "terminated" not in said[1][1]
 
 
 @pytest.mark.slow
-def test_later_all_of_them_stop_after_the_same_step():
-    ended, said = joined("begun", 1, to=1)
+@pytest.mark.parametrize("second", ["begun", "first"])
+def test_once_one_has_begun_all_of_them_stop_after_the_same_step(second):
+    # A second or so, in which the second one is told.
+    ended, said = joined(("begun", second), 2 * 10**6, to=1)
     (first, second) = (out for out, _ in said)
     assert ended == [0, 0] and first == second and int(first) >= 2, said

@@ -49,10 +49,14 @@ class Dataset:
 
     def take(self, indices: NDArray[np.integer]) -> "Dataset":
         """Returns the images of `indices`, in that order, as a data set of their own."""
+        images: Any = self.mapped.take(indices) if self.mapped else self.images[indices]
+        return Dataset(images, self.labels[indices], self.class_names)
+
+    @property
+    def mapped(self) -> MappedImages | None:
+        """The images, where they lie in a file."""
         images: Any = self.images
-        in_file = isinstance(images, MappedImages)
-        taken = images.take(indices) if in_file else images[indices]
-        return Dataset(taken, self.labels[indices], self.class_names)
+        return images if isinstance(images, MappedImages) else None
 
     def in_memory(self) -> "Dataset":
         """Returns it with all its images in memory."""

@@ -1,22 +1,24 @@
 """Images that stay in their file: of many hosts each reads the rows of its own share, no others."""
 
+import functools
+import operator
 import zlib
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nullmark_jax.errors import InputError
 
-# Bytes of zeros at a time, in `_joined`.
+# Bytes read at a time.
 _CHUNK = 1 << 20
 
 
 class MappedImages:
     """Rows of a uint8 array [N, H, W, C] that lies, whole and uncompressed, in a file.
 
-    Picking rows reads those rows from the file; `numpy.asarray` reads all. What else the code asks of images
-    in memory it has, too. The file may be replaced (by a rename) meanwhile, but must not be written to.
+    Picking rows, by an index of the first axis alone, reads those rows from the file; `numpy.asarray` reads
+    all. The file may be replaced (by a rename) meanwhile, but must not be written to.
 
     Attributes:
       where: the file and the array, for messages.
@@ -58,11 +60,11 @@ class MappedImages:
         rows = self._rows[indices]
         return MappedImages(self._array, rows, where=self.where, header=self._header, crc=self.crc)
 
-    def crc_of_part(self, part: SupportsIndex, parts: int) -> int:
+    def crc_of_part(self, part: int, parts: int) -> int:
         """Returns the CRC-32 of one of `parts` equal parts of the file's array, which it reads."""
         flat = self._array.reshape(-1)
         cuts = _cuts(flat.size, parts)
-        start, stop = cuts[part], cuts[int(part) + 1]
+        start, stop = cuts[part], cuts[part + 1]
         crc = 0
         for at in range(start, stop, _CHUNK):
             crc = zlib.crc32(flat[at : min(at + _CHUNK, stop)].tobytes(), crc)
@@ -85,10 +87,19 @@ def _cuts(size: int, parts: int) -> list[int]:
 def _joined(first: int, second: int, length: int) -> int:
     """Returns the CRC-32 of A and B, one behind the other, of A's and of B's, which has `length` bytes.
 
-    CRC-32 is affine: crc(B, after A) ^ crc(B) is the same for every B of that length, so also for zeros.
+    What A adds to B's is a linear map of A's over GF(2), whatever B holds: that of zeros. Squared again and
+    again, it is made of that of one zero; its columns are where it takes each bit.
     """
-    after, alone = first, 0
-    for at in range(0, length, _CHUNK):
-        zeros = bytes(min(_CHUNK, length - at))
-        after, alone = zlib.crc32(zeros, after), zlib.crc32(zeros, alone)
-    return second ^ after ^ alone
+    columns = [zlib.crc32(b"\0", 1 << bit) ^ zlib.crc32(b"\0") for bit in range(32)]
+
+    def apply(vector: int) -> int:
+        return functools.reduce(
+            operator.xor, (column for bit, column in enumerate(columns) if vector >> bit & 1), 0
+        )
+
+    while length:
+        if length & 1:
+            first = apply(first)
+        columns = [apply(column) for column in columns]
+        length >>= 1
+    return first ^ second
