@@ -108,11 +108,10 @@ def test_it_is_the_training_of_one_process_with_all_devices(
 @pytest.mark.parametrize(
     "recipe",
     [
-        (),
         ("--config.optimizer.name=muon", "--config.weight_standardization=true"),
         ("--config.null_space=true",),
     ],
-    ids=["plain", "muon, standardised", "null space"],
+    ids=["muon, standardised", "null space"],
 )
 def test_its_model_is_that_of_one_device_up_to_the_order_of_sums(
     config_file, compiled, tmp_path, recipe
