@@ -49,6 +49,7 @@ _VICTIMS = {
     "nullspace": "null-space projection",
     "plain": "quickstart without null-space projection",
     "wonder": "wonder filters, the earlier paper's scheme (its Table III, say)",
+    "eight": "eight watermarks in one model",
     "xeon": "Digit's and Traffic's recipes again, on another processor",
     "zhang": "Zhang et al.'s text",
 }
