@@ -146,6 +146,17 @@ def test_points(vertical):
     assert {line.get_linestyle() for line in across + upright} == {":"}
 
 
+@pytest.mark.parametrize("length", [5, 30, 31, 60])
+def test_the_names_of_points_are_not_wider_than_the_figure(length, tmp_path):
+    # As wide as the letters of a name are on average.
+    groups = [(f"{i}" + "e" * (length - 1), [50.0], [50.0]) for i in range(3)]
+    figure = curves.scatter_figure(groups, x="x", y="y", title="t", threshold=80.0)
+    figures.save(figure, tmp_path / "drawn.png")
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
+
+
 def test_the_same_records_give_the_same_bytes_whatever_the_user_s_style(tmp_path):
     figures.save(draw(threshold=0.8), tmp_path / "one.png")
     with rc_context({"lines.linewidth": 31, "font.size": 31}):

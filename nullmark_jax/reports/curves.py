@@ -210,5 +210,7 @@ def scatter_figure(
     axes.set(xlabel=x, ylabel=y, xlim=(-3, 103), ylim=(-3, 103))
     axes.grid(color="#DDDDDD")
     axes.set_title(title)
-    figure.legend(loc="outside lower center", ncols=2)
+    # As above: long names stand one below the other.
+    longest = max(len(label) for label, _, _ in groups)
+    figure.legend(loc="outside lower center", ncols=2 if longest <= 30 else 1)
     return figure
