@@ -131,7 +131,7 @@ def check_same(config: ml_collections.ConfigDict, splits: data.Splits, initial_d
     parallel.check_same("config.initial_model", initial_digest.encode())
     for name, split in vars(splits).items():
         # A file says what it has: nobody reads it all.
-        content = str(split.mapped.crc).encode() if split.mapped else split.images
+        content = split.images if split.mapped is None else str(split.mapped.crc).encode()
         parallel.check_same(f"config.data: the {name} split", content, split.labels)
 
 
@@ -139,7 +139,7 @@ def check_whole(splits: data.Splits) -> None:
     """Raises InputError where images in a file are damaged; each process reads a part of it."""
     # The validation images lie among the training images.
     for split in (splits.train, splits.test):
-        if split.mapped:
+        if split.mapped is not None:
             part = split.mapped.crc_of_part(parallel.process_index(), parallel.process_count())
             split.mapped.check_whole(parallel.gather(np.uint32(part)))
 

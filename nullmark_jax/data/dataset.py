@@ -49,7 +49,8 @@ class Dataset:
 
     def take(self, indices: NDArray[np.integer]) -> "Dataset":
         """Returns the images of `indices`, in that order, as a data set of their own."""
-        images: Any = self.mapped.take(indices) if self.mapped else self.images[indices]
+        mapped = self.mapped
+        images: Any = self.images[indices] if mapped is None else mapped.take(indices)
         return Dataset(images, self.labels[indices], self.class_names)
 
     @property
