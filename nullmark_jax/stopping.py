@@ -1,6 +1,7 @@
 """SIGINT and SIGTERM: at once and cleanly, or, of SIGTERM in training, once the state is on the disk."""
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ _NO_STEP = f"{_STOPS[signal.SIGTERM]}; no step was done since the start: {_AGAIN
 # How often a process looks whether another got SIGTERM, until its first step is done.
 _LOOK_SECONDS = 0.2
 # The trainings of this process, whose words differ: the store keeps them.
-_trainings = 0
+_trainings = itertools.count(1)
 
 
 class Stopped(BaseException):
@@ -174,9 +175,7 @@ def _all_ended_at_once() -> Iterator[Callable[[], None]]:
 
     A thread looks out for jax's word of the signal, whose handler is jax's.
     """
-    global _trainings
-    _trainings += 1
-    name = f"nullmark_jax/training-{_trainings}"
+    name = f"nullmark_jax/training-{next(_trainings)}"
     saying, begun = threading.Lock(), threading.Event()
 
     def end_or_go_on(word: str) -> None:

@@ -275,8 +275,8 @@ def fit(
       state: as after `first_epoch - 1` epochs and the steps of `before`. Its memory is given to the next
         state.
       step: made by `on_devices`.
-      images: [N, H, W, C] as the step takes them, uint8 most often, on the host; of what is not an array, as
-        `data.mapped.MappedImages`, only the rows that are wanted are read.
+      images: [N, H, W, C] as the step takes them, uint8 most often, on the host; of a set that is not
+        resident only the rows that are wanted are read, and `data.mapped.MappedImages` will do.
       labels: int32 [N].
       marks: a population (leading axis K >= 1).
       plan: epoch -> its batches (`epoch_batches`).
@@ -300,7 +300,7 @@ def fit(
     stopped = False
     scanned = steps_per_dispatch > 1
     if resident:
-        images, labels = parallel.replicate((np.asarray(images), labels))
+        images, labels = parallel.replicate((images, labels))
     # Laid out as steps return it: of a state that is not, the first step would be compiled for itself.
     state, marks = parallel.replicate((state, marks))
 

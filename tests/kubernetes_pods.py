@@ -19,6 +19,7 @@ NAMESPACE, SUBDOMAIN, _TOKEN = "research", "digit", "the-pods-own"
 _SECRETS = "/run/secrets/kubernetes.io/serviceaccount"
 # Pods' addresses, by index: all of them this machine.
 _ADDRESS = "127.0.0.{}"
+_APART = ["unshare", "--map-root-user", "--mount", "sh", "-ec"]
 
 
 def missing() -> str:
@@ -29,9 +30,6 @@ def missing() -> str:
         [*_APART, "mount -t tmpfs none /run"], capture_output=True, text=True, check=False
     )
     return f"no mount namespaces here: {tried.stderr.strip()}" if tried.returncode else ""
-
-
-_APART = ["unshare", "--map-root-user", "--mount", "sh", "-ec"]
 
 
 def pod(job: str, index: int, subdomain: str | None) -> dict:
